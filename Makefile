@@ -1,0 +1,26 @@
+# setup: install what is missing. demo: the whole job on this machine. test: all tests. bench: the figures.
+.PHONY: setup demo test bench lock
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/setup.stamp
+
+demo: $(STAMP)
+	$(BIN)/hybrid run local
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml tools/setup.sh tools/engine.py tools/pulumi/go.mod tools/language-python/go.mod
+	PYTHON=$(PYTHON) tools/setup.sh
+	touch $@
+
+# Run after a change of pyproject.toml; the result holds names, versions and hashes, no addresses.
+lock:
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --extra test \
+	    --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
