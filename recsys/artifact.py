@@ -1,0 +1,88 @@
+"""A trained model as a folder: what the model store keeps and serving loads.
+
+``weights.safetensors`` · ``recipe.json`` · ``items.json`` (ids by index) · ``metrics.json``
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from recsys.errors import RecsysError
+from recsys.files import write_atomically
+from recsys.model import SequentialRecommender
+from recsys.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, and what it was made with."""
+
+    model: SequentialRecommender
+    recipe: Recipe
+    items: list[str]
+    metrics: dict[str, Any]
+
+
+def save_model(
+    folder: Path,
+    model: SequentialRecommender,
+    recipe: Recipe,
+    items: list[str],
+    metrics: dict[str, Any],
+) -> Path:
+    """Write the artefact; equal content gives equal bytes, and so an equal hash in the store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    write_atomically(folder / "weights.safetensors", lambda path: save_file(weights, path))
+    contents = {"recipe": recipe.to_dict(), "items": items, "metrics": metrics}
+    for name, content in contents.items():
+        text = json.dumps(content, indent=None if name == "items" else 2) + "\n"
+        write_atomically(folder / f"{name}.json", lambda path, text=text: path.write_text(text))
+    return folder
+
+
+def load_model(folder: Path | str) -> LoadedModel:
+    """Read an artefact; only tensors and JSON are read, nothing is executed.
+
+    Raises
+    ------
+    RecsysError
+        When a file is missing or damaged, or the weights do not fit the recipe and items.
+    """
+    folder = Path(folder)
+    recipe = Recipe.from_dict(_read_json(folder / "recipe.json", dict))
+    items = _read_json(folder / "items.json", list)
+    metrics = _read_json(folder / "metrics.json", dict)
+    model = SequentialRecommender(len(items), recipe)
+    try:
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+    except FileNotFoundError:
+        raise RecsysError(f"{folder} is not a model: weights.safetensors is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise RecsysError(
+            f"{folder / 'weights.safetensors'} is damaged ({error}); get the model again"
+        ) from error
+    except RuntimeError as error:
+        raise RecsysError(
+            f"{folder / 'weights.safetensors'} does not fit recipe.json and the {len(items)} ids "
+            "in items.json; get the model again"
+        ) from error
+    return LoadedModel(model=model.eval(), recipe=recipe, items=items, metrics=metrics)
+
+
+def _read_json(file: Path, kind: type) -> Any:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecsysError(f"{file.parent} is not a model: {file.name} is missing") from None
+    except (ValueError, OSError) as error:
+        raise RecsysError(f"{file} is damaged ({error}); get the model again") from error
+    if not isinstance(content, kind):
+        raise RecsysError(f"{file} is damaged (not a JSON {kind.__name__}); get the model again")
+    return content

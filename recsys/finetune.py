@@ -1,0 +1,197 @@
+"""Fine-tuning: predict the next item at every event, against the whole catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.checkpoint import load_checkpoint, save_checkpoint
+from recsys.data.interactions import Interactions
+from recsys.data.split import Split
+from recsys.errors import RecsysError
+from recsys.evaluate import evaluate
+from recsys.model import SequentialRecommender
+from recsys.packing import Windows, batches, training_windows
+from recsys.randomness import Stage, seeded
+from recsys.recipe import Recipe
+from recsys.softmax import chunked_cross_entropy
+
+Progress = Callable[[int, int, str], None]
+# Called after each epoch with (epoch from 1, figures by name).
+Log = Callable[[int, dict[str, float]], None]
+
+
+def finetune(
+    model: SequentialRecommender,
+    interactions: Interactions,
+    split: Split,
+    recipe: Recipe,
+    checkpoint: Path,
+    *,
+    log: Log | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Train until validation NDCG@10 stops rising; leaves the best epoch's weights in `model`.
+
+    Every epoch ends with a checkpoint. Called again on the same data and recipe, training goes on
+    after the last finished epoch, and ends with the weights of an undisturbed run.
+
+    Returns
+    -------
+    int
+        Epochs that were trained, over all calls.
+    """
+    windows = _next_item_windows(split.train, recipe)
+    optimizer = adamw(model, recipe)
+    schedule = warmup(optimizer, recipe)
+    epoch, best, best_epoch, best_weights = 0, -1.0, 0, weights_of(model)
+    if (state := load_checkpoint(checkpoint)) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        epoch, best, best_epoch = state["epoch"], state["best"], state["best_epoch"]
+        best_weights = state["best_weights"]
+
+    while epoch < recipe.epochs and epoch - best_epoch < recipe.patience:
+        with seeded(recipe.seed, Stage.FINETUNE, epoch) as generator:
+            loss = _train_epoch(model, optimizer, windows, recipe, generator, after=schedule.step)
+        epoch += 1
+        validation = evaluate(model, interactions, split, part="validation")["NDCG@10"]
+        if validation > best:
+            best, best_epoch, best_weights = validation, epoch, weights_of(model)
+        save_checkpoint(
+            checkpoint,
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epoch": epoch,
+                "best": best,
+                "best_epoch": best_epoch,
+                "best_weights": best_weights,
+            },
+        )
+        if log:
+            log(epoch, {"loss": loss, "validation NDCG@10": validation})
+        if progress:
+            text = f"loss {loss:.4f}, validation NDCG@10 {validation:.4f} (best {best:.4f})"
+            progress(epoch, recipe.epochs, f"fine-tuning: {text}")
+    model.load_state_dict(best_weights)
+    return epoch
+
+
+def train_local(
+    model: SequentialRecommender,
+    interactions: Interactions,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    seed: int,
+    proximal_mu: float = 0.0,
+    progress: Progress | None = None,
+) -> float:
+    """Train in place on one site's events: a federated client's share of a round.
+
+    Parameters
+    ----------
+    interactions
+        Training events only; the vocabulary is the model's.
+    seed
+        Give each round another one, or each round repeats the same order and dropout.
+    proximal_mu
+        Adds ``mu / 2 * ||w - w0||²``, w0 the weights at the call (FedProx, Li et al., 2020).
+
+    Returns
+    -------
+    float
+        Mean cross-entropy of the last epoch in nats, without the proximal term.
+
+    Raises
+    ------
+    RecsysError
+        When no user has two events, or the vocabulary is not the model's.
+    """
+    if len(interactions.items) != model.items:
+        raise RecsysError(
+            f"the data has {len(interactions.items)} items, the model {model.items}: "
+            "a site's data must keep the vocabulary that the model was made for"
+        )
+    windows = _next_item_windows(interactions, recipe)
+    optimizer = adamw(model, recipe)
+    start = weights_of(model)
+
+    def stay_close() -> None:
+        for name, parameter in model.named_parameters():
+            parameter.grad.add_(parameter.detach() - start[name], alpha=proximal_mu)
+
+    loss = 0.0
+    for epoch in range(epochs):
+        with seeded(seed, Stage.LOCAL, epoch) as generator:
+            loss = _train_epoch(
+                model,
+                optimizer,
+                windows,
+                recipe,
+                generator,
+                before=stay_close if proximal_mu else None,
+            )
+        if progress:
+            progress(epoch + 1, epochs, f"local training: loss {loss:.4f}")
+    return loss
+
+
+def adamw(model: SequentialRecommender, recipe: Recipe) -> torch.optim.AdamW:
+    """The optimizer of every stage."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def warmup(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up over the recipe's first steps, then a constant rate."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / (recipe.warmup_steps + 1))
+    )
+
+
+def weights_of(model: SequentialRecommender) -> dict[str, Tensor]:
+    """A copy of the weights that training does not touch."""
+    return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+
+
+def _next_item_windows(interactions: Interactions, recipe: Recipe) -> Windows:
+    windows = training_windows(interactions, recipe.length, targets=True)
+    if not len(windows.lengths):
+        raise RecsysError("no user has two training events, so there is no next item to learn from")
+    return windows
+
+
+def _train_epoch(
+    model: SequentialRecommender,
+    optimizer: torch.optim.Optimizer,
+    windows: Windows,
+    recipe: Recipe,
+    generator: np.random.Generator,
+    *,
+    before: Callable[[], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> float:
+    """One pass over all windows; `before` and `after` run around each optimizer step."""
+    model.train()
+    total = 0.0
+    for packed, places in batches(windows, recipe.batch_tokens, generator):
+        targets = torch.from_numpy(windows.sequence[places + 1]).long()
+        loss = chunked_cross_entropy(model(packed), model.output_table, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if before:
+            before()
+        optimizer.step()
+        if after:
+            after()
+        total += loss.item() * len(targets)
+    return total / int(windows.lengths.sum())

@@ -1,0 +1,104 @@
+"""The settings of one training run, checked once, at the door."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recsys.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Model shape and training schedule. The defaults are general, not tuned to one data set.
+
+    Attributes
+    ----------
+    dimension
+        Width of item embeddings and hidden states.
+    blocks, heads
+        Transformer blocks, and attention heads in each; `heads` divides `dimension`.
+    length
+        The model sees at most this many of a user's latest events.
+    dropout
+        Share of activations dropped while training (embeddings, attention and feed-forward output).
+    batch_tokens
+        Events in one optimizer step. Batches hold whole sequences, so this is approximate.
+    learning_rate, weight_decay
+        Of AdamW; the rate rises linearly over the first `warmup_steps` steps, then stays.
+    pretrain_epochs
+        Epochs of masked item prediction before fine-tuning; 0 turns pretraining off.
+    mask_share
+        Share of the events hidden in pretraining.
+    epochs, patience
+        Fine-tuning stops after `epochs`, or when validation NDCG@10 has not risen for `patience`
+        epochs; the best epoch's weights are kept.
+    seed
+        Decides initial weights, data order, dropout and masks.
+
+    Raises
+    ------
+    RecipeError
+        When a value is out of range.
+    """
+
+    dimension: int = 64
+    blocks: int = 2
+    heads: int = 2
+    length: int = 50
+    dropout: float = 0.4
+    batch_tokens: int = 1024
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    pretrain_epochs: int = 2
+    mask_share: float = 0.3
+    epochs: int = 30
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("dimension", "blocks", "heads", "batch_tokens", "epochs", "patience"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("length", self.length >= 2, "at least 2")
+        for name in ("warmup_steps", "pretrain_epochs", "weight_decay", "seed"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        self._require("mask_share", 0 < self.mask_share < 1, "in (0, 1)")
+        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        self._require(
+            "heads", self.dimension % self.heads == 0, f"a divisor of dimension {self.dimension}"
+        )
+
+    def _require(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise RecipeError(f"recipe: {name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Make a recipe from parsed JSON or YAML; keys that are left out keep their default.
+
+        Raises
+        ------
+        RecipeError
+            On an unknown key, a value of the wrong type or out of range.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        checked: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in fields:
+                raise RecipeError(f"recipe: unknown key {name!r}; the keys are {', '.join(fields)}")
+            kind = type(fields[name].default)
+            if isinstance(value, bool) or not isinstance(
+                value, int if kind is int else (int, float)
+            ):
+                wanted = "a whole number" if kind is int else "a number"
+                raise RecipeError(f"recipe: {name} is {value!r}; it must be {wanted}")
+            checked[name] = kind(value)
+        return cls(**checked)
+
+    def to_dict(self) -> dict[str, int | float]:
+        """The recipe as JSON-ready values; `from_dict` is the inverse."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,139 @@
+"""The whole training job: pretrain, fine-tune, test, write the artefact."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from recsys.artifact import save_model
+from recsys.data.interactions import Interactions
+from recsys.data.split import leave_one_out
+from recsys.errors import RecsysError
+from recsys.evaluate import evaluate, popularity
+from recsys.files import write_atomically
+from recsys.finetune import Log, Progress, finetune
+from recsys.model import SequentialRecommender
+from recsys.pretrain import pretrain
+from recsys.randomness import Stage, seeded
+from recsys.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out of a run.
+
+    Attributes
+    ----------
+    artifact
+        The folder that `recsys.artifact.load_model` reads.
+    metrics
+        Test figures of `recsys.evaluate.evaluate`, and ``popularity NDCG@10`` to compare with.
+    epochs
+        Fine-tuning epochs over all attempts.
+    seconds
+        Wall time of this call.
+    """
+
+    artifact: Path
+    metrics: dict[str, float]
+    epochs: int
+    seconds: float
+
+
+def train(
+    interactions: Interactions,
+    recipe: Recipe,
+    folder: Path | str,
+    *,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train on `interactions` and leave the artefact in ``folder/artifact``.
+
+    A run that was killed goes on where its last finished epoch ended, and ends with the same
+    weights as one that was not (on a CPU, with the same number of threads).
+
+    Parameters
+    ----------
+    folder
+        One run: checkpoints, ``tensorboard/`` and the artefact. A new or an interrupted one.
+    progress
+        Called with (epochs done, epochs at most, text).
+
+    Raises
+    ------
+    RecsysError
+        When the folder holds a run of other data or another recipe, or the data are too few.
+    """
+    began = time.monotonic()
+    folder = Path(folder)
+    _claim(folder, interactions, recipe)
+    split = leave_one_out(interactions)
+    with seeded(recipe.seed, Stage.WEIGHTS):
+        model = SequentialRecommender(len(interactions.items), recipe)
+
+    total = recipe.pretrain_epochs + recipe.epochs
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        pretrain(
+            model,
+            split.train,
+            recipe,
+            folder / "pretrain.pt",
+            log=_log_to(writer, "pretrain"),
+            progress=_shifted(progress, 0, total),
+        )
+        epochs = finetune(
+            model,
+            interactions,
+            split,
+            recipe,
+            folder / "finetune.pt",
+            log=_log_to(writer, "finetune"),
+            progress=_shifted(progress, recipe.pretrain_epochs, total),
+        )
+        metrics = evaluate(model, interactions, split, part="test")
+        base = popularity(interactions, split, part="test")
+        metrics |= {"popularity NDCG@10": base["NDCG@10"]}
+        for name, value in metrics.items():
+            writer.add_scalar(f"test/{name}", value, epochs)
+    artifact = save_model(folder / "artifact", model, recipe, interactions.items, metrics)
+    return TrainResult(artifact, metrics, epochs, time.monotonic() - began)
+
+
+def _claim(folder: Path, interactions: Interactions, recipe: Recipe) -> None:
+    """Note what the run is made of, or check that it is the same as when it began."""
+    run = {"recipe": recipe.to_dict(), "data": interactions.fingerprint()}
+    file = folder / "run.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(run, indent=2) + "\n"
+        write_atomically(file, lambda path: path.write_text(text))
+        return
+    try:
+        begun = json.loads(file.read_text(encoding="utf-8"))
+        changed = [part for part in run if begun[part] != run[part]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecsysError(f"{file} is damaged; train in a new folder") from error
+    if changed:
+        raise RecsysError(
+            f"{folder} holds a run with another {' and another '.join(changed)}; "
+            "train in a new folder, or with what that run began with"
+        )
+
+
+def _log_to(writer: SummaryWriter, stage: str) -> Log:
+    def log(epoch: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(f"{stage}/{name}", value, epoch)
+        writer.flush()
+
+    return log
+
+
+def _shifted(progress: Progress | None, done_before: int, total: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, _, text: progress(done_before + done, total, text)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.data.interactions import Interactions
+from recsys.data.split import leave_one_out
+from recsys.errors import RecsysError
+from recsys.evaluate import evaluate, popularity
+from recsys.model import SequentialRecommender
+from recsys.recipe import Recipe
+
+ITEMS = 25
+
+
+def interactions_of(histories: list[list[int]]) -> Interactions:
+    return Interactions(
+        users=[str(user) for user in range(len(histories))],
+        items=[str(item) for item in range(ITEMS)],
+        offsets=np.cumsum([0] + [len(history) for history in histories]),
+        sequence=np.array([item for history in histories for item in history], dtype=np.int32),
+    )
+
+
+def reference(scores: list[float], target: int, seen: set[int]) -> tuple[float, float]:
+    """Hit and gain at 10 by sorting; equal scores go before the target."""
+    candidates = [item for item in range(ITEMS) if item not in seen]
+    ranked = sorted(candidates, key=lambda item: (-scores[item], item == target))
+    if target not in ranked[:10]:
+        return 0.0, 0.0
+    return 1.0, 1 / math.log2(ranked.index(target) + 2)
+
+
+HISTORIES = st.lists(
+    st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=8), min_size=1, max_size=12
+).filter(lambda histories: any(len(history) >= 3 for history in histories))
+
+
+@given(HISTORIES, st.sampled_from(["validation", "test"]), st.integers(1, 5))
+def test_the_figures_are_those_of_sorting_the_catalogue(
+    histories: list[list[int]], part: str, batch: int
+) -> None:
+    torch.manual_seed(0)
+    model = SequentialRecommender(ITEMS, Recipe(dimension=8, blocks=1, heads=1)).eval()
+    interactions = interactions_of(histories)
+    figures = evaluate(model, interactions, leave_one_out(interactions), part=part, batch=batch)
+
+    masked, unmasked = [], []
+    for history in (history for history in histories if len(history) >= 3):
+        cut = len(history) - (2 if part == "validation" else 1)
+        scores = model.scores(model.encode([history[:cut]]))[0].tolist()
+        masked.append(reference(scores, history[cut], set(history[:cut])))
+        unmasked.append(reference(scores, history[cut], set()))
+    expected = [*np.mean(masked, axis=0), *np.mean(unmasked, axis=0), len(masked)]
+    names = ["HR@10", "NDCG@10", "HR@10 unmasked", "NDCG@10 unmasked", "users"]
+    assert figures == pytest.approx(dict(zip(names, expected, strict=True)))
+
+
+def test_popularity_ranks_by_training_events_and_ties_count_against_it() -> None:
+    # Items 0 to 8 are in training twice, item 9 once, and 10 to 24 never.
+    histories = [[*range(9), 20, 20], [*range(10), 21, 9]]
+    interactions = interactions_of(histories)
+    figures = popularity(interactions, leave_one_out(interactions), part="test")
+    # Unmasked, item 9 comes tenth; item 20 has 10 items above and 14 beside it.
+    assert figures["NDCG@10 unmasked"] == pytest.approx(1 / math.log2(11) / 2)
+    assert figures["HR@10 unmasked"] == 0.5
+    # Masked, item 20 and item 9 were had before: nobody would be shown them.
+    assert figures["HR@10"] == 0.0
+
+
+def test_evaluation_leaves_the_model_in_its_mode(shop: Interactions) -> None:
+    model = SequentialRecommender(len(shop.items), Recipe(dimension=8, blocks=1, heads=1)).train()
+    evaluate(model, shop, leave_one_out(shop), part="test")
+    assert model.training
+
+
+def test_nobody_to_evaluate_is_said() -> None:
+    interactions = interactions_of([[1, 2], [3]])
+    with pytest.raises(RecsysError, match="no user has three events"):
+        popularity(interactions, leave_one_out(interactions), part="test")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recsys.data.interactions import Interactions
+from recsys.data.split import leave_one_out
+from recsys.errors import RecsysError
+from recsys.finetune import train_local, weights_of
+from recsys.model import SequentialRecommender
+from recsys.recipe import Recipe
+
+RECIPE = Recipe(dimension=16, blocks=1, heads=1)
+
+
+def fresh(shop: Interactions) -> SequentialRecommender:
+    torch.manual_seed(0)
+    return SequentialRecommender(len(shop.items), RECIPE)
+
+
+def distance(model: SequentialRecommender, start: dict[str, torch.Tensor]) -> float:
+    return sum(float((weights_of(model)[n] - w).square().sum()) for n, w in start.items()) ** 0.5
+
+
+def test_local_training_learns_and_repeats_exactly(shop: Interactions) -> None:
+    events = leave_one_out(shop).train
+    first, second, other = fresh(shop), fresh(shop), fresh(shop)
+    told = []
+    before = train_local(fresh(shop), events, RECIPE, epochs=1, seed=4)
+    after = train_local(
+        first, events, RECIPE, epochs=4, seed=4, progress=lambda *step: told.append(step[:2])
+    )
+    assert after < before - 0.1
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    train_local(second, events, RECIPE, epochs=4, seed=4)
+    train_local(other, events, RECIPE, epochs=4, seed=5)
+    assert distance(second, weights_of(first)) == 0.0
+    assert distance(other, weights_of(first)) > 0.0
+
+
+def test_the_proximal_term_keeps_a_site_near_the_global_model(shop: Interactions) -> None:
+    events = leave_one_out(shop).train
+    moved = []
+    for mu in (0.0, 1.0, 100.0):
+        model = fresh(shop)
+        start = weights_of(model)
+        train_local(model, events, RECIPE, epochs=3, seed=0, proximal_mu=mu)
+        moved.append(distance(model, start))
+    assert moved[0] > 1.2 * moved[1] > 1.2 * moved[2]
+
+
+def test_the_callers_random_state_is_left_alone(shop: Interactions) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    model = fresh(shop)
+    torch.manual_seed(7)
+    train_local(model, shop, RECIPE, epochs=1, seed=0)
+    assert torch.rand(1) == expected
+
+
+def test_data_that_do_not_fit_are_refused(shop: Interactions) -> None:
+    other = SequentialRecommender(3, RECIPE)
+    with pytest.raises(RecsysError, match="the data has 60 items, the model 3"):
+        train_local(other, shop, RECIPE, epochs=1, seed=0)
+    with pytest.raises(RecsysError, match="no user has two training events"):
+        train_local(fresh(shop), shop.select([]), RECIPE, epochs=1, seed=0)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.data.interactions import Interactions
+from recsys.packing import batches, training_windows
+
+
+def interactions_of(lengths: list[int]) -> Interactions:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    # Every event has a number of its own, so that a misplaced one shows.
+    sequence = np.arange(offsets[-1], dtype=np.int32)
+    return Interactions([str(u) for u in range(len(lengths))], [], offsets, sequence)
+
+
+@given(
+    st.lists(st.integers(0, 23), min_size=1, max_size=30),
+    st.integers(2, 9),
+    st.integers(1, 60),
+    st.integers(0, 99),
+)
+def test_an_epoch_predicts_every_event_but_the_first_of_a_user_once(
+    lengths: list[int], length: int, tokens: int, seed: int
+) -> None:
+    interactions = interactions_of(lengths)
+    windows = training_windows(interactions, length, targets=True)
+    predicted = []
+    for packed, places in batches(windows, tokens, np.random.default_rng(seed)):
+        assert packed.items.tolist() == windows.sequence[places].tolist()
+        assert sum(count * size for count, size in packed.groups) == len(places)
+        assert int(packed.positions.max()) < length
+        at = 0
+        for count, size in packed.groups:
+            for _ in range(count):
+                items = packed.items[at : at + size].tolist()
+                assert items == list(range(items[0], items[0] + size))
+                assert packed.positions[at : at + size].tolist() == list(range(size))
+                at += size
+        lasts = np.flatnonzero(np.append(packed.positions[1:] == 0, True))
+        assert packed.last.tolist() == lasts.tolist()
+        predicted += (places + 1).tolist()
+    firsts = set(interactions.offsets[:-1].tolist())
+    assert sorted(predicted) == [e for e in range(sum(lengths)) if e not in firsts]
+
+
+@given(st.lists(st.integers(0, 23), min_size=1, max_size=30), st.integers(2, 9))
+def test_windows_without_targets_hold_every_event_once_and_the_latest_are_whole(
+    lengths: list[int], length: int
+) -> None:
+    windows = training_windows(interactions_of(lengths), length, targets=False)
+    held = [
+        event
+        for start, size in zip(windows.starts, windows.lengths, strict=True)
+        for event in range(start, start + size)
+    ]
+    assert sorted(held) == list(range(sum(lengths)))
+    ends = np.cumsum(lengths)
+    for end, size in zip(ends, lengths, strict=True):
+        if size:
+            latest = windows.lengths[windows.starts + windows.lengths == end]
+            assert latest.tolist() == [min(size, length)]

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from recsys.errors import RecipeError
+from recsys.recipe import Recipe
+
+
+def test_what_is_left_out_keeps_its_default_and_the_round_trip_is_lossless() -> None:
+    recipe = Recipe.from_dict({"dimension": 32, "learning_rate": 1})
+    assert recipe == Recipe(dimension=32, learning_rate=1.0)
+    assert isinstance(recipe.learning_rate, float)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"dimensions": 64}, "unknown key 'dimensions'; the keys are dimension, blocks"),
+        ({"dimension": "64"}, "dimension is '64'; it must be a whole number"),
+        ({"dimension": 64.5}, "dimension is 64.5; it must be a whole number"),
+        ({"epochs": True}, "epochs is True; it must be a whole number"),
+        ({"dropout": None}, "dropout is None; it must be a number"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be in [0, 1)"),
+        ({"dropout": float("nan")}, "dropout is nan; it must be in [0, 1)"),
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"learning_rate": 0}, "learning_rate is 0.0; it must be above 0"),
+        ({"heads": 3}, "heads is 3; it must be a divisor of dimension 64"),
+        ({"length": 1}, "length is 1; it must be at least 2"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(values: dict, sentence: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        Recipe.from_dict(values)
+    assert sentence in str(error.value)
+    assert error.value.exit_code == 2
