@@ -1,0 +1,332 @@
+"""The model store: what all stores share, and the few operations each of them provides."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+from model_store.errors import StoreError
+from model_store.manifest import FileEntry, Manifest, sha256_of
+
+CHANNELS = ("candidate", "canary", "production")
+SHORTEST_PREFIX = 6
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One stored model.
+
+    Parameters
+    ----------
+    digest
+        `sha256:` and the hash of its manifest.
+    created
+        When this store first received it, in UTC.
+    size
+        Bytes of its files.
+    channels
+        Channels that point to it now.
+    lineage
+        Where it comes from, as given to `put`.
+    """
+
+    digest: str
+    created: datetime
+    size: int
+    channels: tuple[str, ...]
+    lineage: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key that exists in a store, and when it was last written, in UTC."""
+
+    key: str
+    modified: datetime
+
+
+class Store(ABC):
+    """Content-addressed models and the channels that point to them.
+
+    ``blobs/<sha256>`` holds files, ``manifests/<sha256>.json`` says which files make a model, and
+    ``channels/<name>`` holds the digest a channel points to. Blobs and manifests never change;
+    a manifest is written after its blobs, so a model that is seen is whole. Only channels change,
+    by compare-and-swap.
+    """
+
+    # What a store provides. Every method raises StoreError where the store cannot be reached.
+
+    @abstractmethod
+    def _read(self, key: str) -> tuple[bytes, str] | None:
+        """Content of a small object and a token of its version; None where there is none."""
+
+    @abstractmethod
+    def _swap(self, key: str, data: bytes, token: str | None) -> bool:
+        """Write if the version is still `token` (None: if absent); False if it is not."""
+
+    @abstractmethod
+    def _size(self, key: str) -> int | None:
+        """Size of an object in bytes; None where there is none."""
+
+    @abstractmethod
+    def _upload(self, file: Path, key: str) -> None:
+        """Store a file whole or not at all, over what is there."""
+
+    @abstractmethod
+    def _download(self, key: str, file: Path) -> bool:
+        """Write an object to a new file; False where there is none."""
+
+    @abstractmethod
+    def _entries(self, prefix: str) -> Iterator[Entry]:
+        """The objects whose key starts with `prefix`."""
+
+    # What a user of the store calls.
+
+    def put(self, folder: Path, *, lineage: dict[str, Any]) -> str:
+        """Store the files of a folder as a model.
+
+        Files that the store has already are not sent again; the same files with the same lineage
+        give the same digest and leave one model, also when stored by several at once.
+
+        Parameters
+        ----------
+        folder
+            The model's files, subfolders included.
+        lineage
+            Where the model comes from: a plain JSON mapping.
+
+        Returns
+        -------
+        str
+            The model's digest.
+
+        Raises
+        ------
+        StoreError
+            The folder is no model, a file changes meanwhile, or the store cannot be reached.
+        """
+        manifest = Manifest.of_folder(folder, lineage)
+        for file in manifest.files:
+            # Of an object cut short by another tool only the size tells without reading it.
+            if self._size(_blob(file)) != file.size:
+                self._put_blob(folder, file)
+        # Another process may have been first: then its manifest is the same.
+        self._swap(_manifest(manifest.digest), manifest.to_bytes(), None)
+        return manifest.digest
+
+    def get(self, reference: str, target: Path) -> Path:
+        """Fetch a model, checking every hash; `target` appears whole or not at all.
+
+        Parameters
+        ----------
+        reference
+            Digest, unique prefix of a digest, or channel.
+        target
+            Folder to make; it must not exist or be empty.
+
+        Returns
+        -------
+        Path
+            `target`.
+
+        Raises
+        ------
+        StoreError
+            No such model, a file is missing or its hash is wrong, or `target` is in use.
+        """
+        digest = self.resolve(reference)
+        empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+        if os.path.lexists(target) and not empty:
+            raise StoreError(f"{target} exists already: give a new folder for the model.")
+        manifest = self.manifest(digest)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".incoming-") as incoming:
+                content = Path(incoming) / "model"
+                for file in manifest.files:
+                    self._get_blob(digest, file, content / file.name)
+                os.replace(content, target)
+            sync_folder(target.parent)
+        except OSError as error:
+            raise StoreError(f"Model {digest} cannot be written to {target}: {error}.") from None
+        return target
+
+    def resolve(self, reference: str) -> str:
+        """Digest that a digest, a unique prefix of at least six characters or a channel means.
+
+        Raises
+        ------
+        StoreError
+            It means nothing or several models; the message lists what exists.
+        """
+        if reference in CHANNELS:
+            found = self.channels().get(reference)
+            if found is None:
+                raise StoreError(
+                    f"No model is in channel {reference!r} yet. {self._what_exists()}"
+                )
+            return found
+        prefix = reference.removeprefix("sha256:")
+        if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}", prefix):
+            raise StoreError(
+                f"{reference!r} is no model: give a digest, at least {SHORTEST_PREFIX} of its "
+                f"characters, or a channel ({', '.join(CHANNELS)}). {self._what_exists()}"
+            )
+        digests = [_digest(entry) for entry in self._entries(f"manifests/{prefix}")]
+        if len(digests) > 1:
+            raise StoreError(
+                f"{reference!r} means several models ({', '.join(sorted(digests))}): "
+                "give more characters."
+            )
+        if not digests:
+            raise StoreError(f"There is no model {reference!r}. {self._what_exists()}")
+        return digests[0]
+
+    def manifest(self, reference: str) -> Manifest:
+        """Files and lineage of a model; StoreError if it is unknown or its manifest is corrupt."""
+        digest = self.resolve(reference)
+        found = self._read(_manifest(digest))
+        if found is None:
+            raise StoreError(f"Model {digest} was removed from the store meanwhile.")
+        return Manifest.from_bytes(found[0], digest)
+
+    def list(self) -> list[ModelRecord]:
+        """All models, the newest first."""
+        channels = self.channels()
+        records = []
+        for entry in self._entries("manifests/"):
+            digest = _digest(entry)
+            manifest = self.manifest(digest)
+            names = tuple(name for name in CHANNELS if channels.get(name) == digest)
+            records.append(
+                ModelRecord(digest, entry.modified, manifest.size, names, manifest.lineage)
+            )
+        return sorted(records, key=lambda record: (record.created, record.digest), reverse=True)
+
+    def channels(self) -> dict[str, str]:
+        """Channels that are in use and the digest each points to."""
+        found = {name: self._read(_channel(name)) for name in CHANNELS}
+        return {name: value[0].decode().strip() for name, value in found.items() if value}
+
+    def move_channel(
+        self, channel: str, digest: str, *, expected: str | None | EllipsisType = ...
+    ) -> None:
+        """Let a channel point to another model, unless somebody else moves it meanwhile.
+
+        Parameters
+        ----------
+        channel
+            One of `CHANNELS`.
+        digest
+            Digest, or other reference, of the model to point to.
+        expected
+            Digest that the channel must point to now, None if it must point to nothing yet;
+            left out, whatever it points to when the move begins.
+
+        Raises
+        ------
+        StoreError
+            The channel or model is unknown, or the channel points elsewhere than expected.
+        """
+        if channel not in CHANNELS:
+            raise StoreError(f"There is no channel {channel!r}: use {', '.join(CHANNELS)}.")
+        digest = self.resolve(digest)
+        found = self._read(_channel(channel))
+        current, token = (found[0].decode().strip(), found[1]) if found else (None, None)
+        if expected is not ... and current != expected:
+            raise _lost_race(channel, expected, current)
+        if current == digest or self._swap(_channel(channel), f"{digest}\n".encode(), token):
+            return
+        # A client's own retry may follow a write that arrived but whose answer was lost.
+        now = self.channels().get(channel)
+        if now != digest:
+            raise _lost_race(channel, current, now)
+
+    def _put_blob(self, folder: Path, file: FileEntry) -> None:
+        """Send one file from a private copy, so that what is sent is what was hashed."""
+        with tempfile.TemporaryDirectory(prefix="hybrid-model-") as private:
+            copy = Path(private) / "blob"
+            try:
+                shutil.copyfile(folder / file.name, copy)
+            except OSError as error:
+                raise StoreError(f"{folder / file.name} cannot be read: {error}.") from None
+            if sha256_of(copy) != file.sha256:
+                raise StoreError(
+                    f"{folder / file.name} changed while it was stored: try again when nothing "
+                    "writes to it."
+                )
+            self._upload(copy, _blob(file))
+
+    def _get_blob(self, digest: str, file: FileEntry, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not self._download(_blob(file), target):
+            raise StoreError(f"Model {digest} is not whole: its file {file.name} is missing.")
+        got = sha256_of(target)
+        if got != file.sha256:
+            raise StoreError(
+                f"Model {digest} is corrupt: its file {file.name} should have SHA-256 "
+                f"{file.sha256} but has {got}; store the model again or take another."
+            )
+        sync_file(target)
+
+    def _what_exists(self) -> str:
+        """A sentence on what could have been meant."""
+        entries = sorted(self._entries("manifests/"), key=lambda e: e.modified, reverse=True)
+        if not entries:
+            return "The store is empty: train a model first."
+        pointed: dict[str, list[str]] = {}
+        for name, digest in self.channels().items():
+            pointed.setdefault(digest, []).append(name)
+        models = []
+        for digest in map(_digest, entries[:10]):
+            names = f" ({', '.join(pointed[digest])})" if digest in pointed else ""
+            models.append(digest.removeprefix("sha256:")[:12] + names)
+        more = f" and {len(entries) - 10} more" if len(entries) > 10 else ""
+        return f"The store has: {', '.join(models)}{more}."
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file's content to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's names to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _blob(file: FileEntry) -> str:
+    return f"blobs/{file.sha256}"
+
+
+def _manifest(digest: str) -> str:
+    return f"manifests/{digest.removeprefix('sha256:')}.json"
+
+
+def _channel(name: str) -> str:
+    return f"channels/{name}"
+
+
+def _digest(manifest: Entry) -> str:
+    return "sha256:" + manifest.key.removeprefix("manifests/").removesuffix(".json")
+
+
+def _lost_race(channel: str, expected: str | None, current: str | None) -> StoreError:
+    return StoreError(
+        f"Channel {channel!r} points to {current or 'nothing'}, not to {expected or 'nothing'} "
+        "as expected: somebody moved it; look at it and decide again."
+    )

