@@ -1,0 +1,118 @@
+"""The folder of one federated run, from which a broken-off run goes on.
+
+Layout::
+
+    settings.json           what the run does; another run may not use the folder
+    flower-run              number of the run on the SuperLink, once it was submitted
+    initial/                artefact of the model that the run starts from
+    checkpoint.safetensors  global weights after the last finished round, with its record
+    rounds.jsonl            one record a round, in order; grows while the run goes on
+    artifact/               the result
+    server.log              log of the ServerApp
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from federation.errors import FederationError
+from federation.files import write_private
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Checkpoint:
+    """State of a run between two rounds.
+
+    Attributes
+    ----------
+    number : int
+        Last finished round; 0 before the first.
+    weights : dict of str to ndarray
+        Global weights after it.
+    records : list of dict
+        Records of the rounds up to `number`. The last one still lacks its metrics: the global
+        model of a round is evaluated in the same exchange in which the next round trains.
+    """
+
+    number: int
+    weights: dict[str, np.ndarray]
+    records: list[Record] = field(default_factory=list)
+
+    def save(self, run: Path) -> None:
+        """Write the checkpoint into the folder of its run."""
+        from safetensors.numpy import save
+
+        state = json.dumps({"number": self.number, "records": self.records})
+        write_private(
+            run / "checkpoint.safetensors", save(self.weights, metadata={"state": state})
+        )
+
+    @classmethod
+    def load(cls, run: Path) -> Checkpoint | None:
+        """Read the checkpoint of a run; None if it has finished no round."""
+        from safetensors import SafetensorError, safe_open
+
+        path = run / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as stored:
+                state = json.loads(stored.metadata()["state"])
+                weights = {name: stored.get_tensor(name) for name in stored.keys()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise FederationError(
+                f"{path} is damaged: delete {run} and run the federation again."
+            ) from error
+        return cls(state["number"], weights, state["records"])
+
+
+def write_records(run: Path, records: list[Record]) -> None:
+    """Publish the records of the finished rounds."""
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    write_private(run / "rounds.jsonl", lines.encode())
+
+
+def read_records(run: Path) -> list[Record]:
+    """Read the published records; none if no round has finished."""
+    try:
+        return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+@contextlib.contextmanager
+def exclusive(run: Path, *, patience: float = 60.0) -> Iterator[None]:
+    """Keep other ServerApps out of a run's folder.
+
+    After a stop, the old ServerApp may need a moment to notice; a new one waits for it. The
+    operating system frees the lock when its holder dies.
+
+    Raises
+    ------
+    FederationError
+        If another ServerApp still works on the run after `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    with (run / "lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise FederationError(
+                        f"Another ServerApp is at work on {run}: wait for it or stop it."
+                    ) from None
+                time.sleep(0.2)
+        yield

@@ -1,0 +1,83 @@
+"""A site's part of a federated run, as a Flower ClientApp.
+
+Reads the interactions of its own site and nothing else. What leaves the site is the weights, the
+training loss, the metrics, and how many users and interactions they stand for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from federation.errors import FederationError
+from federation.protocol import Task, pack, unpack, vocabulary_digest
+from recsys.data.interactions import Interactions, load_interactions
+from recsys.data.split import leave_one_out
+from recsys.evaluate import evaluate
+from recsys.finetune import train_local
+from recsys.model import SequentialRecommender
+from recsys.recipe import Recipe
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Evaluate the received model and, if this site was chosen, train it."""
+    return Message(_answer(message, context, parts=("validation",)), reply_to=message)
+
+
+@app.evaluate()
+def evaluate_final(message: Message, context: Context) -> Message:
+    """Evaluate the final model, also on the test items that no round has looked at."""
+    return Message(_answer(message, context, parts=("validation", "test")), reply_to=message)
+
+
+def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> RecordDict:
+    task = Task.from_record(message.content["task"])
+    site = str(context.node_config["site"])
+    interactions = load_interactions(str(context.node_config["data"]))
+    _check_vocabulary(site, interactions, task)
+    split = leave_one_out(interactions)
+    recipe = Recipe.from_dict(json.loads(task.recipe))
+    model = SequentialRecommender(len(interactions.items), recipe)
+    model.load_state_dict(
+        {
+            name: torch.from_numpy(array.copy())
+            for name, array in unpack(message.content["model"]).items()
+        }
+    )
+    answer = RecordDict(
+        {part: MetricRecord(evaluate(model, interactions, split, part=part)) for part in parts}
+    )
+    if task.train:
+        loss = train_local(
+            model,
+            split.train,
+            recipe,
+            epochs=task.local_epochs,
+            seed=_seed(task, site),
+            proximal_mu=task.proximal_mu,
+        )
+        weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+        answer["model"] = pack(weights)
+        answer["train"] = MetricRecord({"examples": len(split.train.sequence), "loss": loss})
+    return answer
+
+
+def _check_vocabulary(site: str, interactions: Interactions, task: Task) -> None:
+    if vocabulary_digest(interactions.items) != task.vocabulary:
+        raise FederationError(
+            f"the catalogue of site {site!r} ({len(interactions.items)} items) is not the model's: "
+            "hand the site its data again, written with the model's items."
+        )
+
+
+def _seed(task: Task, site: str) -> int:
+    """A seed that differs between sites and rounds but not between repetitions."""
+    text = f"{task.seed}/{task.number}/{site}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

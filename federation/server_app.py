@@ -1,0 +1,242 @@
+"""The server's part of a federated run, as a Flower ServerApp.
+
+A round is one message to every site and one reply. The message carries the global model; the site
+evaluates it on its own held-out users and then, if it was chosen, trains it and sends its weights
+back. So the model of round r is evaluated in the exchange of round r + 1 and that of the last
+round in a final exchange without training: rounds + 1 exchanges, where sending training and
+evaluation apart, as Flower's own strategies do, takes 2 x rounds and every model twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from federation.checkpoint import Checkpoint, Record, exclusive, write_records
+from federation.errors import FederationError
+from federation.files import new_folder
+from federation.protocol import Task, pack, size_of, unpack, vocabulary_digest
+from federation.settings import RunSettings
+from federation.strategy import FedAvg, FedProx, Update, Weights, average_metrics, check_update
+from recsys.artifact import LoadedModel, load_model, save_model
+
+POLL_SECONDS = 0.25
+# Time that a restarting SuperNode gets to come back before its site counts as missing.
+JOIN_SECONDS = 60.0
+
+app = ServerApp()
+log = logging.getLogger("flwr")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the rounds that are not done yet and write the resulting artefact."""
+    settings = RunSettings.from_config(context.run_config)
+    with exclusive(settings.folder):
+        record = logging.FileHandler(settings.folder / "server.log")
+        record.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(record)
+        try:
+            _run(grid, settings)
+        except FederationError as error:
+            log.error("%s", error)
+            raise
+        finally:
+            log.removeHandler(record)
+            record.close()
+
+
+def _run(grid: Grid, settings: RunSettings) -> None:
+    run = settings.folder
+    initial = load_model(run / "initial")
+    state = Checkpoint.load(run) or Checkpoint(0, _weights_of(initial), [{"round": 0}])
+    strategy = _strategy(settings)
+    task = Task(
+        number=0,
+        train=False,
+        recipe=json.dumps(initial.recipe.to_dict()),
+        vocabulary=vocabulary_digest(initial.items),
+        local_epochs=settings.local_epochs,
+        proximal_mu=strategy.proximal_mu,
+        seed=settings.seed,
+    )
+    for number in range(state.number + 1, settings.rounds + 1):
+        log.info("round %d of %d", number, settings.rounds)
+        began = time.monotonic()
+        chosen = strategy.select(settings.sites, number)
+        replies, traffic = _exchange(
+            grid, settings, state.weights, replace(task, number=number), chosen
+        )
+        _complete(state.records[-1], replies)
+        write_records(run, state.records)
+        accepted, refused = _accept(state.weights, replies, chosen)
+        weights = strategy.aggregate(state.weights, accepted)
+        examples = sum(update.examples for update in accepted)
+        record: Record = {
+            "round": number,
+            "loss": sum(update.loss * update.examples for update in accepted) / examples,
+            **traffic,
+            "seconds": round(time.monotonic() - began, 3),
+            "trained": {
+                update.site: {"examples": update.examples, "loss": update.loss}
+                for update in accepted
+            },
+            "refused": refused,
+        }
+        state = Checkpoint(number, weights, [*state.records, record])
+        state.save(run)
+    last = replace(task, number=settings.rounds + 1)
+    replies, _ = _exchange(grid, settings, state.weights, last, [])
+    _complete(state.records[-1], replies)
+    write_records(run, state.records)
+    metrics = average_metrics({site: dict(reply["test"]) for site, reply in replies.items()})
+    _write_artifact(run, initial, state.weights, metrics)
+
+
+def _strategy(settings: RunSettings) -> FedAvg:
+    if settings.strategy == "fedprox":
+        return FedProx(
+            proximal_mu=settings.proximal_mu, fraction=settings.fraction, seed=settings.seed
+        )
+    return FedAvg(fraction=settings.fraction, seed=settings.seed)
+
+
+def _exchange(
+    grid: Grid,
+    settings: RunSettings,
+    weights: Weights,
+    task: Task,
+    chosen: list[str],
+) -> tuple[dict[str, RecordDict], dict[str, int]]:
+    """Send the global model to every site and collect all the replies.
+
+    Returns
+    -------
+    replies : dict of str to RecordDict
+        By site.
+    traffic : dict of str to int
+        Bytes of the arrays, metrics and settings sent to ("bytes_down") and by ("bytes_up") the
+        sites.
+
+    Raises
+    ------
+    FederationError
+        If a site is not connected, does not answer in time, or fails.
+    """
+    model = pack(weights)
+    messages = {
+        site: Message(
+            RecordDict({"model": model, "task": replace(task, train=site in chosen).to_record()}),
+            node,
+            MessageType.TRAIN if chosen else MessageType.EVALUATE,
+            ttl=settings.round_timeout,
+            group_id=str(task.number),
+        )
+        for site, node in _nodes(grid, settings.sites).items()
+    }
+    # Flower's own send_and_receive looks for replies every three seconds only.
+    waiting = dict(zip(grid.push_messages(messages.values()), messages, strict=True))
+    deadline = time.monotonic() + settings.round_timeout
+    replies: dict[str, RecordDict] = {}
+    while True:
+        for reply in grid.pull_messages(list(waiting)):
+            site = waiting.pop(reply.metadata.reply_to_message_id)
+            if reply.has_error():
+                raise FederationError(f"Site {site!r} failed: {_reason(reply.error.reason)}")
+            replies[site] = reply.content
+        if not waiting:
+            break
+        if time.monotonic() > deadline:
+            raise FederationError(
+                f"No answer from {_listed(waiting.values())} in round {task.number} within "
+                f"{settings.round_timeout:g} s: read the log of the SuperNode and of the client "
+                "executor there."
+            )
+        time.sleep(POLL_SECONDS)
+    traffic = {
+        "bytes_down": sum(size_of(message.content) for message in messages.values()),
+        "bytes_up": sum(size_of(reply) for reply in replies.values()),
+    }
+    return {site: replies[site] for site in settings.sites}, traffic
+
+
+def _nodes(grid: Grid, sites: tuple[str, ...]) -> dict[str, int]:
+    """Node ids of the sites, once all are connected."""
+    deadline = time.monotonic() + JOIN_SECONDS
+    while True:
+        connected = {node.name: node.node_id for node in grid.get_nodes()}
+        missing = [site for site in sites if site not in connected]
+        if not missing:
+            return {site: connected[site] for site in sites}
+        if time.monotonic() > deadline:
+            raise FederationError(
+                f"Not connected: {_listed(missing)}. Start the SuperNode there, or read its log."
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _accept(
+    weights: Weights, replies: dict[str, RecordDict], chosen: list[str]
+) -> tuple[list[Update], dict[str, str]]:
+    """Sort the chosen sites' replies into usable updates and the sentences that refuse others."""
+    accepted, refused = [], {}
+    for site in chosen:
+        try:
+            update = _update(site, replies[site])
+            check_update(weights, update)
+            accepted.append(update)
+        except FederationError as error:
+            log.warning("%s", error)
+            refused[site] = str(error)
+    if not accepted:
+        raise FederationError(f"No usable update in this round. {' '.join(refused.values())}")
+    return accepted, refused
+
+
+def _update(site: str, reply: RecordDict) -> Update:
+    try:
+        sent = unpack(reply["model"])
+        return Update(site, sent, reply["train"]["examples"], reply["train"]["loss"])
+    except (KeyError, FederationError) as error:
+        raise FederationError(f"Site {site!r} sent no usable update: {error}") from error
+
+
+def _complete(record: Record, replies: dict[str, RecordDict]) -> None:
+    """Add the sites' evaluation of a round's model to the record of that round."""
+    sites = {site: dict(reply["validation"]) for site, reply in replies.items()}
+    record["metrics"] = average_metrics(sites)
+    record["sites"] = sites
+
+
+def _weights_of(model: LoadedModel) -> Weights:
+    return {name: tensor.numpy().copy() for name, tensor in model.model.state_dict().items()}
+
+
+def _write_artifact(
+    run: Path, initial: LoadedModel, weights: Weights, metrics: dict[str, float]
+) -> None:
+    import torch
+
+    initial.model.load_state_dict(
+        {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
+    )
+    with new_folder(run / "artifact") as folder:
+        save_model(folder, initial.model, initial.recipe, initial.items, metrics)
+
+
+def _reason(text: str) -> str:
+    """The sentence in a ClientApp's error, which Flower sends as ``<class '…'>:<'sentence'>``."""
+    match = re.fullmatch(r"<class '[^']*'>:<'(.*)'>", text, re.DOTALL)
+    return match.group(1) if match else text
+
+
+def _listed(sites: Iterable[str]) -> str:
+    return ", ".join(f"site {site!r}" for site in sites)

@@ -1,0 +1,120 @@
+"""Settings of one federated run, and the bundle that carries them to Flower."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from federation.errors import FederationError
+
+STRATEGIES = ("fedavg", "fedprox")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run does.
+
+    Attributes
+    ----------
+    folder : Path
+        The run's folder, at the ServerApp.
+    sites : tuple of str
+        Sites that take part.
+    rounds : int
+        Number of rounds.
+    local_epochs : int
+        Passes over its own interactions that a site makes in a round.
+    strategy : str
+        "fedavg" or "fedprox".
+    proximal_mu : float
+        Weight of FedProx's proximal term; 0 with FedAvg.
+    fraction : float
+        Share of the sites (at least one) that train in a round. All of them evaluate.
+    seed : int
+        Decides which sites train in which round and seeds their training.
+    round_timeout : float
+        Seconds within which every site must answer in a round.
+    """
+
+    folder: Path
+    sites: tuple[str, ...]
+    rounds: int = 5
+    local_epochs: int = 1
+    strategy: str = "fedavg"
+    proximal_mu: float = 0.0
+    fraction: float = 1.0
+    seed: int = 0
+    round_timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no run could follow."""
+        _require(len(self.sites) > 0, "sites", self.sites, "name at least one site")
+        _require(self.rounds >= 1, "rounds", self.rounds, "use 1 or more")
+        _require(self.local_epochs >= 1, "local_epochs", self.local_epochs, "use 1 or more")
+        _require(
+            self.strategy in STRATEGIES, "strategy", self.strategy, f"use {' or '.join(STRATEGIES)}"
+        )
+        mu = self.proximal_mu
+        if self.strategy == "fedprox":
+            _require(0 < mu < math.inf, "proximal_mu", mu, "FedProx needs a number above 0")
+        else:
+            _require(mu == 0, "proximal_mu", mu, "only the strategy fedprox uses it")
+        _require(0 < self.fraction <= 1, "fraction", self.fraction, "use a number in (0, 1]")
+        _require(self.seed >= 0, "seed", self.seed, "use 0 or more")
+        _require(
+            0 < self.round_timeout < math.inf, "round_timeout", self.round_timeout,
+            "use a number of seconds above 0",
+        )
+
+    def to_config(self) -> dict[str, str | int | float | bool]:
+        """Write the settings as a Flower run configuration (flat, with kebab-case keys)."""
+        values = asdict(self) | {"folder": str(self.folder), "sites": ",".join(self.sites)}
+        return {name.replace("_", "-"): value for name, value in values.items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, str | int | float | bool]) -> RunSettings:
+        """Read the settings back from a Flower run configuration."""
+        values = {field.name: config[field.name.replace("_", "-")] for field in fields(cls)}
+        values["folder"] = Path(values["folder"])
+        values["sites"] = tuple(values["sites"].split(","))
+        return cls(**values)
+
+
+def build_bundle() -> bytes:
+    """Build the Flower app bundle (FAB) of a federated run; the same bytes every time.
+
+    The bundle only points at this package. Servers and sites have the toolkit installed, so a
+    bundle that carried code would merely let whoever may submit a run bring other code to a site.
+    """
+    from flwr.cli.build import build_fab_from_files
+
+    defaults = RunSettings(folder=Path("run"), sites=("site",)).to_config()
+    # JSON literals of str, int and float are also TOML literals.
+    config = "\n".join(f"{name} = {json.dumps(value)}" for name, value in defaults.items())
+    project = f"""\
+[project]
+name = "federation"
+version = "1.0.0"
+description = "Federated training of a sequential recommender"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "hybrid"
+
+[tool.flwr.app.components]
+serverapp = "federation.server_app:app"
+clientapp = "federation.client_app:app"
+
+[tool.flwr.app.config]
+{config}
+"""
+    bundle, _ = build_fab_from_files({"pyproject.toml": project.encode()})
+    return bundle
+
+
+def _require(holds: bool, name: str, value: object, advice: str) -> None:
+    if not holds:
+        raise FederationError(f"{name} is {value!r}: {advice}.")

@@ -1,0 +1,294 @@
+"""A federation as a user runs it: Flower's own processes, TLS, enrolled keys, real rounds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from federation import client_app, deployment
+from federation.control import ControlClient
+from federation.credentials import issue
+from federation.errors import FederationError
+from federation.protocol import Task
+from federation.run import FederatedResult, federate
+from recsys.artifact import load_model
+from recsys.data.interactions import load_interactions
+from recsys.data.split import leave_one_out
+from recsys.finetune import train_local
+
+if TYPE_CHECKING:
+    from tests.federation.conftest import Shop
+
+PATIENCE = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+@dataclass
+class Deployment:
+    """The processes of a federation, each in its own process group."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def authority(self) -> Path:
+        return deployment.credentials_folder(self.folder) / "ca.crt"
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def start(self, name: str, command: deployment.Command) -> subprocess.Popen[bytes]:
+        argv, environment = command
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                argv,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self.processes[name]
+
+    def start_superlink(self) -> None:
+        self.start("superlink", deployment.superlink_command(self.folder, port=self.port))
+
+    def start_site(self, site: str, data: Path) -> None:
+        port = free_port()
+        node = deployment.supernode_command(
+            self.folder, site, data=data, superlink=self.address, runtime_port=port
+        )
+        executor = deployment.client_executor_command(
+            self.folder, site, runtime_port=port, threads=1
+        )
+        self.start(f"supernode-{site}", node)
+        self.start(f"executor-{site}", executor)
+
+    def await_superlink(self) -> None:
+        until(
+            lambda: deployment.superlink_ready(self.folder, address=self.address), "the SuperLink"
+        )
+
+    def stop(self) -> None:
+        for process in reversed(self.processes.values()):
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            finally:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+
+@pytest.fixture(scope="module")
+def running(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A SuperLink with both of the shop's sites connected."""
+    up = Deployment(tmp_path_factory.mktemp("federation"))
+    try:
+        issue(deployment.credentials_folder(up.folder), shop.data)
+        up.start_superlink()
+        up.await_superlink()
+        deployment.enrol(up.folder, shop.data, address=up.address)
+        up.start("superexec", deployment.server_superexec_command(up.folder, port=up.port))
+        for site, data in shop.data.items():
+            up.start_site(site, data)
+        yield up
+    finally:
+        up.stop()
+
+
+@pytest.fixture(scope="module")
+def finished(running: Deployment, shop: Shop) -> FederatedResult:
+    """Two rounds, undisturbed."""
+    return federate(
+        running.folder,
+        shop.initial,
+        running.folder / "run",
+        address=running.address,
+        sites=shop.data,
+        rounds=2,
+        seed=3,
+    )
+
+
+def test_every_round_is_measured_and_the_result_is_a_model(
+    finished: FederatedResult, shop: Shop
+) -> None:
+    assert [record["round"] for record in finished.rounds] == [1, 2]
+    weights = sum(
+        array.nbytes for array in load_file(shop.initial / "weights.safetensors").values()
+    )
+    for record in finished.rounds:
+        assert set(record["sites"]) == set(record["trained"]) == {"north", "south"}
+        assert record["metrics"]["users"] == 85
+        assert 0 <= record["metrics"]["NDCG@10"] <= record["metrics"]["HR@10"] <= 1
+        assert record["loss"] > 0 and record["seconds"] > 0
+        assert 2 * weights < record["bytes_up"] < 2 * weights + 20_000
+        assert 2 * weights < record["bytes_down"] < 2 * weights + 20_000
+    assert finished.rounds[-1]["loss"] < finished.rounds[0]["loss"]
+    loaded = load_model(finished.artifact)
+    assert loaded.metrics == finished.metrics
+    assert loaded.items == load_model(shop.initial).items
+
+
+def test_the_weights_are_the_sites_average(finished: FederatedResult, shop: Shop) -> None:
+    expected = load_model(shop.initial)
+    for number in (1, 2):
+        sent, counts = [], []
+        for site, path in shop.data.items():
+            local = load_model(shop.initial).model
+            local.load_state_dict(expected.model.state_dict())
+            train = leave_one_out(load_interactions(path)).train
+            task = Task(number, True, "", "", 1, 0.0, seed=3)
+            train_local(local, train, expected.recipe, epochs=1, seed=client_app._seed(task, site))
+            sent.append({name: w.numpy() for name, w in local.state_dict().items()})
+            counts.append(len(train.sequence))
+        for name, tensor in expected.model.state_dict().items():
+            average = np.average([weights[name] for weights in sent], axis=0, weights=counts)
+            tensor.copy_(tensor.new_tensor(average))
+    result = load_file(finished.artifact / "weights.safetensors")
+    for name, tensor in expected.model.state_dict().items():
+        # Adam turns the rounding of gradients that should be zero into steps of some 1e-4.
+        np.testing.assert_allclose(result[name], tensor.numpy(), atol=1e-3, err_msg=name)
+
+
+def test_a_finished_run_is_not_repeated(
+    finished: FederatedResult, running: Deployment, shop: Shop
+) -> None:
+    again = federate(
+        running.folder, shop.initial, running.folder / "run",
+        address="127.0.0.1:1",  # nobody listens here: the SuperLink is not asked
+        sites=shop.data, rounds=2, seed=3,
+    )  # fmt: skip
+    assert again == finished
+
+
+def test_a_folder_takes_no_second_run(
+    finished: FederatedResult, running: Deployment, shop: Shop
+) -> None:
+    with pytest.raises(FederationError, match="holds a run with rounds 2, not 5: repeat"):
+        federate(
+            running.folder, shop.initial, running.folder / "run",
+            address=running.address, sites=shop.data, rounds=5, seed=3,
+        )  # fmt: skip
+
+
+def test_a_run_outlives_its_caller_ctrl_c_stops_it_and_the_next_call_goes_on(
+    finished: FederatedResult, running: Deployment, shop: Shop
+) -> None:
+    def call(progress: Callable[[int, int, str], None]) -> FederatedResult:
+        return federate(
+            running.folder, shop.initial, running.folder / "interrupted",
+            address=running.address, sites=shop.data, rounds=2, seed=3, progress=progress,
+        )  # fmt: skip
+
+    def vanish(done: int, total: int, text: str) -> None:
+        if text.startswith("run "):
+            raise ConnectionAbortedError
+
+    def interrupt(done: int, total: int, text: str) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(ConnectionAbortedError):
+        call(vanish)
+    number = (running.folder / "interrupted/flower-run").read_text()
+    with pytest.raises(KeyboardInterrupt):
+        call(interrupt)
+    assert (running.folder / "interrupted/flower-run").read_text() == number
+    assert not (running.folder / "interrupted/artifact").exists()
+    with ControlClient(running.address, running.authority) as control:
+        assert control.status(int(number)).outcome == "stopped"
+    first = (running.folder / "interrupted/rounds.jsonl").read_text().splitlines()
+
+    # A SuperLink that was killed and started again keeps its sites.
+    os.killpg(running.processes["superlink"].pid, signal.SIGKILL)
+    running.processes["superlink"].wait()
+    running.start_superlink()
+    running.await_superlink()
+
+    said: list[str] = []
+    result = call(lambda done, total, text: said.append(text))
+    after = (running.folder / "interrupted/rounds.jsonl").read_text().splitlines()
+    assert after[:2] == first[:2], "round 1 was done again"
+    assert any(text.startswith("round 2 of 2") for text in said)
+    for name, expected in load_file(finished.artifact / "weights.safetensors").items():
+        result_weights = load_file(result.artifact / "weights.safetensors")
+        np.testing.assert_array_equal(result_weights[name], expected)
+
+
+def test_a_site_that_was_not_enrolled_stays_out(running: Deployment, shop: Shop) -> None:
+    issue(deployment.credentials_folder(running.folder), ["intruder"])
+    command = deployment.supernode_command(
+        running.folder,
+        "intruder",
+        data=shop.data["north"],
+        superlink=running.address,
+        runtime_port=free_port(),
+    )
+    running.start("supernode-intruder", command)
+    assert running.processes["supernode-intruder"].wait(PATIENCE) != 0
+    assert "Failed to activate SuperNode" in running.log("supernode-intruder")
+    assert "intruder" not in deployment.sites(running.folder, address=running.address)
+    with pytest.raises(FederationError, match="Not enrolled with the SuperLink: intruder"):
+        federate(
+            running.folder, shop.initial, running.folder / "other",
+            address=running.address, sites=["north", "intruder"],
+        )  # fmt: skip
+
+
+def test_enrolling_again_keeps_sites_and_a_new_key_replaces_the_old(
+    running: Deployment, shop: Shop
+) -> None:
+    before = deployment.sites(running.folder, address=running.address)
+    assert deployment.enrol(running.folder, shop.data, address=running.address) == before
+    spare = deployment.enrol(running.folder, ["spare"], address=running.address)["spare"]
+    for path in (deployment.credentials_folder(running.folder) / "sites/spare").iterdir():
+        path.unlink()
+    rotated = deployment.enrol(running.folder, ["spare"], address=running.address)["spare"]
+    assert rotated.node != spare.node and rotated.public_key != spare.public_key
+    assert set(deployment.sites(running.folder, address=running.address)) == {*before, "spare"}
+
+
+def test_an_absent_superlink_is_named(running: Deployment, shop: Shop) -> None:
+    with pytest.raises(FederationError, match="SuperLink at 127.0.0.1:1 does not answer"):
+        federate(
+            running.folder, shop.initial, running.folder / "other",
+            address="127.0.0.1:1", sites=["north"],
+        )  # fmt: skip
+
+
+def test_a_folder_without_a_model_is_named(running: Deployment, tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match=f"{tmp_path} is not a model's artefact"):
+        federate(
+            running.folder, tmp_path, tmp_path / "run", address=running.address, sites=["north"]
+        )

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from federation.errors import FederationError
+from federation.settings import RunSettings, build_bundle
+
+
+def test_a_run_configuration_carries_all_settings() -> None:
+    settings = RunSettings(
+        folder=Path("/runs/7"),
+        sites=("north", "south"),
+        rounds=9,
+        local_epochs=3,
+        strategy="fedprox",
+        proximal_mu=0.01,
+        fraction=0.5,
+        seed=4,
+        round_timeout=60.0,
+    )
+    assert RunSettings.from_config(settings.to_config()) == settings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"sites": ()}, "sites is (): name at least one site."),
+        ({"rounds": 0}, "rounds is 0: use 1 or more."),
+        ({"local_epochs": -1}, "local_epochs is -1: use 1 or more."),
+        ({"strategy": "fedsgd"}, "strategy is 'fedsgd': use fedavg or fedprox."),
+        ({"strategy": "fedprox"}, "proximal_mu is 0.0: FedProx needs a number above 0."),
+        ({"proximal_mu": 0.1}, "proximal_mu is 0.1: only the strategy fedprox uses it."),
+        ({"fraction": 1.5}, "fraction is 1.5: use a number in (0, 1]."),
+        ({"round_timeout": 0.0}, "round_timeout is 0.0: use a number of seconds above 0."),
+    ],
+)
+def test_a_wrong_setting_is_named(wrong: dict, sentence: str) -> None:
+    with pytest.raises(FederationError) as caught:
+        RunSettings(**{"folder": Path("/runs/7"), "sites": ("north",)} | wrong)
+    assert str(caught.value) == sentence
+
+
+def test_the_bundle_is_always_the_same_and_brings_no_code() -> None:
+    bundle = build_bundle()
+    assert bundle == build_bundle()
+    assert zipfile.ZipFile(io.BytesIO(bundle)).namelist() == ["pyproject.toml", ".info/CONTENT"]
