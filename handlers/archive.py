@@ -1,0 +1,108 @@
+"""From a model artefact to a .mar: one file with all that TorchServe needs to serve it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from handlers.errors import ArchiveError
+
+MODEL_NAME = "recommend"
+PACKAGES = ("handlers", "recsys")
+ARTIFACT = ("weights.safetensors", "recipe.json", "items.json", "metrics.json")
+# One worker answers up to 16 requests at once, and waits for company for at most 2 ms.
+CONFIGURATION = """\
+minWorkers: 1
+maxWorkers: 1
+batchSize: 16
+maxBatchDelay: 2
+responseTimeout: 30
+startupTimeout: 120
+"""
+
+
+def version_of(digest: str) -> str:
+    """TorchServe's version of a model: the whole hash, so that it names one model exactly."""
+    version = digest.removeprefix("sha256:")
+    if not re.fullmatch("[0-9a-f]{64}", version):
+        raise ArchiveError(f"{digest!r} is no digest of a model: resolve it in the store first.")
+    return version
+
+
+def build_archive(artifact_folder: Path, digest: str, target: Path) -> Path:
+    """Write the archive of a model.
+
+    Beside the artefact it carries the source of `recsys` and `handlers`, so that the model is
+    served by the code it was deployed with, whatever is installed later.
+
+    Parameters
+    ----------
+    artifact_folder
+        The model's files, as `model_store` gave them.
+    digest
+        The model's digest in the store; it becomes the version.
+    target
+        The .mar file to write; it appears whole or not at all.
+
+    Returns
+    -------
+    Path
+        `target`.
+
+    Raises
+    ------
+    ArchiveError
+        The folder holds no artefact, or the archive cannot be written.
+    """
+    from model_archiver.model_archiver_config import ModelArchiverConfig
+    from model_archiver.model_packaging_utils import ModelExportUtils
+
+    for name in ARTIFACT:
+        if not (artifact_folder / name).is_file():
+            raise ArchiveError(f"{artifact_folder} holds no model: {name} is missing.")
+    configuration = ModelArchiverConfig(
+        model_name=MODEL_NAME,
+        version=version_of(digest),
+        handler="recommend.py",
+        config_file="model-config.yaml",
+        runtime="python",
+    )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".archive-") as folder:
+            content = Path(folder) / "content"
+            _lay_out(artifact_folder, content)
+            # The archiver's own gathering of files goes through one fixed folder of the machine,
+            # where two users or two builds meet.
+            ModelExportUtils.archive(
+                folder,
+                MODEL_NAME,
+                str(content),
+                ModelExportUtils.generate_manifest_json(configuration),
+                "zip-store",
+            )
+            archive = Path(folder) / f"{MODEL_NAME}.mar"
+            with archive.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(archive, target)
+    except OSError as error:
+        raise ArchiveError(f"The archive {target} cannot be written: {error}.") from None
+    return target
+
+
+def _lay_out(artifact_folder: Path, content: Path) -> None:
+    """Gather the archive's files: TorchServe looks for the handler beside the packages."""
+    shutil.copytree(artifact_folder, content / "artifact")
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        source = Path(next(iter(spec.submodule_search_locations)))
+        for path in source.rglob("*.py"):
+            copy = content / package / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    shutil.copyfile(content / "handlers" / "recommend.py", content / "recommend.py")
+    (content / "model-config.yaml").write_text(CONFIGURATION)

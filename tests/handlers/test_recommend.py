@@ -1,0 +1,85 @@
+"""The handler as TorchServe calls it, with TorchServe's own context."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from ts.context import Context, RequestProcessor
+from ts.protocol.otf_message_handler import create_predict_response
+
+from handlers.recommend import RecommendHandler
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def call(handler: RecommendHandler, context: Context, *bodies: bytes) -> list[tuple[int, dict]]:
+    context.request_processor = [RequestProcessor({}) for _ in bodies]
+    answers = handler.handle([{"body": bytearray(body)} for body in bodies], context)
+    ids = {place: str(place) for place in range(len(bodies))}
+    assert create_predict_response(answers, ids, "", 200, context)
+    return [
+        (context.get_response_status(place)[0] or 200, json.loads(answer))
+        for place, answer in enumerate(answers)
+    ]
+
+
+@pytest.fixture
+def context(artifact: Path, tmp_path: Path) -> Context:
+    (tmp_path / "artifact").symlink_to(artifact)
+    manifest = {"model": {"modelVersion": "a" * 64}}
+    return Context("recommend", str(tmp_path), manifest, 4, None, "0.12")
+
+
+@pytest.fixture
+def handler(context: Context) -> RecommendHandler:
+    handler = RecommendHandler()
+    handler.initialize(context)
+    return handler
+
+
+def test_it_names_items_scores_and_the_model(handler: RecommendHandler, context: Context) -> None:
+    ((status, answer),) = call(handler, context, b'{"history": ["item-1"], "k": 2}')
+    assert status == 200
+    assert answer["model"] == DIGEST
+    assert [sorted(row) for row in answer["items"]] == [["item", "score"]] * 2
+    assert context.get_response_content_type(0) == "application/json"
+
+
+def test_a_bad_request_leaves_the_others_of_its_batch_alone(
+    handler: RecommendHandler, context: Context
+) -> None:
+    good = b'{"history": ["item-1"], "k": 2}'
+    first, bad, last = call(handler, context, good, b"nonsense", good)
+    assert first == last
+    assert first[0] == 200
+    assert bad == (400, {"error": "The body is not JSON in UTF-8."})
+
+
+def test_a_batch_of_bad_requests_is_fine(handler: RecommendHandler, context: Context) -> None:
+    assert [status for status, _ in call(handler, context, b"", b"7")] == [400, 400]
+
+
+def test_a_failing_model_answers_500_and_says_so_in_the_log(
+    handler: RecommendHandler,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(requests: list) -> None:
+        raise FloatingPointError("the model's scores are not finite")
+
+    monkeypatch.setattr(handler.recommender, "recommend", fail)
+    bad, worse = call(handler, context, b"", b'{"history": []}')
+    assert bad[0] == 400
+    assert worse == (500, {"error": "The model failed on this request; its log tells why."})
+    assert "not finite" in caplog.text
+
+
+def test_one_class_only_for_torchserve_to_find() -> None:
+    from ts.utils.util import list_classes_from_module
+
+    import handlers.recommend
+
+    assert list_classes_from_module(handlers.recommend) == [RecommendHandler]
