@@ -1,0 +1,51 @@
+"""What every pod of ours has in common: who it runs as, what it may not do, how it is labelled.
+
+Pure data for :mod:`infra.serving` and :mod:`infra.federation_server`; all of it satisfies
+Kubernetes' "restricted" Pod Security Standard, which their namespaces enforce.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+USER = 1000
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+POD_SECURITY: dict[str, Any] = {
+    "run_as_non_root": True,
+    "run_as_user": USER,
+    "run_as_group": USER,
+    "fs_group": USER,
+    "seccomp_profile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: dict[str, Any] = {
+    "allow_privilege_escalation": False,
+    "read_only_root_filesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def labels(part: str) -> dict[str, str]:
+    """Labels of one part's objects."""
+    return {
+        "app.kubernetes.io/name": part,
+        "app.kubernetes.io/part-of": "hybrid",
+        "app.kubernetes.io/managed-by": "hybrid",
+    }
+
+
+def selector(part: str) -> dict[str, str]:
+    """Labels by which a part's pods are found; they never change."""
+    return {"app.kubernetes.io/name": part}
+
+
+def resources(cpu: str, memory: str, **devices: str) -> dict[str, Any]:
+    """Requests and limits: memory cannot be taken back from a process, processor time can."""
+    return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory, **devices}}
+
+
+DNS = {
+    "to": [{"namespace_selector": {}, "pod_selector": {"match_labels": {"k8s-app": "kube-dns"}}}],
+    "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
+}
+"""Rule of a network policy that lets a pod resolve names."""

@@ -1,0 +1,218 @@
+"""TorchServe on Kubernetes, on the sites' own machines or on the GPU pool."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pulumi
+from pulumi_kubernetes.apps.v1 import Deployment
+from pulumi_kubernetes.core.v1 import ConfigMap, Namespace, Service, ServiceAccount
+from pulumi_kubernetes.networking.v1 import NetworkPolicy
+from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
+
+from infra import pods
+
+PART = "torchserve"
+GPU = "nvidia.com/gpu"
+INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
+
+# Whoever reaches the management port can load code: it listens within the pod only, and models are
+# registered through a port-forward, which asks for Kubernetes credentials.
+CONFIGURATION = f"""\
+inference_address=http://0.0.0.0:{INFERENCE}
+management_address=http://127.0.0.1:{MANAGEMENT}
+metrics_address=http://0.0.0.0:{METRICS}
+metrics_mode=prometheus
+allowed_urls=https://.*
+model_store=/work/models
+"""
+
+
+@dataclass(frozen=True)
+class ServingArgs:
+    """How much of it runs where.
+
+    Parameters
+    ----------
+    namespace
+        Made by the component.
+    image
+        Image with TorchServe and its Java.
+    placement
+        "private": nodes of the sites; "gpu-pool": GPU nodes of the cloud, one GPU a replica.
+    replicas, cpu, memory
+        Number of pods; Kubernetes quantities of each.
+    """
+
+    namespace: str
+    image: str
+    placement: Literal["private", "gpu-pool"]
+    replicas: int
+    cpu: str
+    memory: str
+
+
+class Serving(pulumi.ComponentResource):
+    """Deployment and Service of TorchServe.
+
+    Attributes
+    ----------
+    address
+        Inference address within the cluster.
+    """
+
+    address: pulumi.Output[str]
+
+    def __init__(
+        self, name: str, args: ServingArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("hybrid:infra:Serving", name, None, opts)
+        own = pulumi.ResourceOptions(parent=self)
+        namespace = Namespace(
+            name,
+            metadata={"name": args.namespace, "labels": pods.labels(PART) | pods.RESTRICTED},
+            opts=own,
+        ).metadata["name"]
+
+        def metadata(part: str = PART) -> dict[str, Any]:
+            return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}
+
+        digest = hashlib.sha256(CONFIGURATION.encode()).hexdigest()[:8]
+        # Another content is another object: pods are replaced one by one with their configuration.
+        configuration = ConfigMap(
+            name,
+            metadata=metadata(f"{PART}-{digest}"),
+            data={"config.properties": CONFIGURATION},
+            opts=own,
+        )
+        account = ServiceAccount(
+            name, metadata=metadata(), automount_service_account_token=False, opts=own
+        )
+        Deployment(
+            name,
+            metadata=metadata(),
+            spec={
+                "replicas": args.replicas,
+                "selector": {"match_labels": pods.selector(PART)},
+                "strategy": {"type": "RollingUpdate", "rolling_update": {"max_unavailable": 0}},
+                "template": {
+                    "metadata": {"labels": pods.labels(PART)},
+                    "spec": {
+                        "service_account_name": account.metadata["name"],
+                        "automount_service_account_token": False,
+                        "security_context": pods.POD_SECURITY,
+                        **placement(args.placement),
+                        "topology_spread_constraints": [
+                            {
+                                "max_skew": 1,
+                                "topology_key": "kubernetes.io/hostname",
+                                "when_unsatisfiable": "ScheduleAnyway",
+                                "label_selector": {"match_labels": pods.selector(PART)},
+                            }
+                        ],
+                        "containers": [container(args)],
+                        "volumes": [
+                            {
+                                "name": "configuration",
+                                "config_map": {"name": configuration.metadata["name"]},
+                            },
+                            {"name": "work", "empty_dir": {}},
+                            {"name": "tmp", "empty_dir": {}},
+                        ],
+                    },
+                },
+            },
+            opts=own,
+        )
+        service = Service(
+            name,
+            metadata=metadata(),
+            spec={
+                "selector": pods.selector(PART),
+                "ports": [
+                    {"name": "inference", "port": INFERENCE, "target_port": "inference"},
+                    {"name": "metrics", "port": METRICS, "target_port": "metrics"},
+                ],
+            },
+            opts=own,
+        )
+        PodDisruptionBudget(
+            name,
+            metadata=metadata(),
+            spec={"max_unavailable": 1, "selector": {"match_labels": pods.selector(PART)}},
+            opts=own,
+        )
+        NetworkPolicy(name, metadata=metadata(), spec=NETWORK_POLICY, opts=own)
+        self.address = pulumi.Output.format(
+            "http://{0}.{1}.svc:{2}", service.metadata["name"], namespace, INFERENCE
+        )
+        self.register_outputs({"address": self.address})
+
+
+def placement(where: Literal["private", "gpu-pool"]) -> dict[str, Any]:
+    """Part of a pod's spec that puts it on the nodes of one pool."""
+    if where == "private":
+        return {"node_selector": {"hybrid/pool": "private"}}
+    return {
+        "node_selector": {"hybrid/pool": "gpu"},
+        "tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}],
+    }
+
+
+def container(args: ServingArgs) -> Mapping[str, Any]:
+    """The TorchServe container."""
+    ping = {"http_get": {"path": "/ping", "port": "inference"}, "period_seconds": 10}
+    devices = {GPU: "1"} if args.placement == "gpu-pool" else {}
+    return {
+        "name": PART,
+        "image": args.image,
+        "command": [
+            "torchserve",
+            "--start",
+            "--foreground",
+            "--ncs",
+            "--disable-token-auth",
+            "--enable-model-api",
+            *("--model-store", "/work/models"),
+            *("--ts-config", "/configuration/config.properties"),
+        ],
+        "env": [
+            {"name": "LOG_LOCATION", "value": "/work/logs"},
+            {"name": "METRICS_LOCATION", "value": "/work/logs"},
+        ],
+        "ports": [
+            {"name": "inference", "container_port": INFERENCE},
+            {"name": "metrics", "container_port": METRICS},
+        ],
+        # Loading a large model takes minutes, during which the port does not answer yet.
+        "startup_probe": ping | {"failure_threshold": 30},
+        "readiness_probe": ping,
+        "liveness_probe": ping | {"failure_threshold": 6},
+        "resources": pods.resources(args.cpu, args.memory, **devices),
+        "security_context": pods.CONTAINER_SECURITY,
+        "volume_mounts": [
+            {"name": "configuration", "mount_path": "/configuration", "read_only": True},
+            {"name": "work", "mount_path": "/work"},
+            {"name": "tmp", "mount_path": "/tmp"},
+        ],
+    }
+
+
+NETWORK_POLICY: dict[str, Any] = {
+    "pod_selector": {"match_labels": pods.selector(PART)},
+    "policy_types": ["Ingress", "Egress"],
+    "ingress": [
+        {
+            "from_": [{"namespace_selector": {}}],
+            "ports": [
+                {"protocol": "TCP", "port": INFERENCE},
+                {"protocol": "TCP", "port": METRICS},
+            ],
+        }
+    ],
+    # Archives are fetched from the object store; nothing else is called from a prediction.
+    "egress": [pods.DNS, {"ports": [{"protocol": "TCP", "port": 443}]}],
+}

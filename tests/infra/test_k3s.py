@@ -1,0 +1,149 @@
+"""The install script, run by a real shell in a folder that stands for the host's root."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra import k3s
+
+INSTALLER = b"#!/bin/sh\nenv > \"$RECORD\"\n"
+BINARY = b"#!/bin/sh\nexit 0\n"
+TOKEN = "the-token-of-the-cluster"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def files(**hashes: str) -> k3s.Release:
+    return k3s.release(
+        "v1.33.1+k3s1",
+        "amd64",
+        installer_sha256=hashes.get("installer", sha256(INSTALLER)),
+        binary_sha256=hashes.get("binary", sha256(BINARY)),
+    )
+
+
+@pytest.fixture
+def host(tmp_path):
+    """Runs a script as the host would: `curl` serves the two files, `k3s` says it is ready."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (tmp_path / "install.sh").write_bytes(INSTALLER)
+    (tmp_path / "k3s").write_bytes(BINARY)
+    curl = programs / "curl"
+    curl.write_text(
+        "#!/bin/sh\n"
+        'for word; do case "$before" in --output) target=$word;; esac; before=$word; done\n'
+        f'cp "{tmp_path}/$(basename "$before")" "$target"\n'
+    )
+    (programs / "k3s").write_bytes(BINARY)
+    for program in programs.iterdir():
+        program.chmod(0o755)
+
+    def run(script: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["sh", "-c", script],
+            input=TOKEN,
+            text=True,
+            capture_output=True,
+            env={
+                "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+                "RECORD": str(tmp_path / "record"),
+            },
+        )
+
+    return run
+
+
+def script(root: Path, release: k3s.Release) -> str:
+    config = k3s.configuration("server", address="10.61.0.10", site="berlin", join=None)
+    return k3s.install_script("server", release, config, bundled=False, root=str(root))
+
+
+def test_a_server_is_installed_and_the_token_is_for_root_only(host, tmp_path):
+    done = host(script(tmp_path, files()))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "usr/local/bin/k3s").read_bytes() == BINARY
+    assert os.access(tmp_path / "usr/local/bin/k3s", os.X_OK)
+    token = tmp_path / "etc/rancher/k3s/hybrid-token"
+    assert token.read_text() == TOKEN
+    assert token.stat().st_mode & 0o777 == 0o600
+    told = (tmp_path / "record").read_text()
+    assert "INSTALL_K3S_SKIP_DOWNLOAD=true" in told and "INSTALL_K3S_EXEC=server" in told
+
+
+def test_the_token_is_neither_printed_nor_passed_on(host, tmp_path):
+    done = host(script(tmp_path, files()))
+    assert TOKEN not in done.stdout + done.stderr
+    assert TOKEN not in (tmp_path / "record").read_text()
+
+
+@pytest.mark.parametrize("name", ["installer", "binary"])
+def test_a_file_with_another_hash_stops_everything(host, tmp_path, name):
+    done = host(script(tmp_path, files(**{name: "0" * 64})))
+    assert done.returncode == 1
+    assert f"has not the SHA-256 {'0' * 64}: nothing was installed" in done.stderr
+    assert not (tmp_path / "record").exists(), "the installer must not run"
+    assert not (tmp_path / "usr/local/bin/k3s").exists()
+    assert not list((tmp_path / "var/lib/hybrid-k3s").glob("*.part"))
+
+
+def test_running_it_again_repairs_what_is_there(host, tmp_path):
+    assert host(script(tmp_path, files())).returncode == 0
+    (tmp_path / "usr/local/bin/k3s").write_text("broken")
+    (tmp_path / "programs/curl").write_text("#!/bin/sh\nexit 9\n")
+    assert host(script(tmp_path, files())).returncode == 0, "checked files are not fetched again"
+    assert (tmp_path / "usr/local/bin/k3s").read_bytes() == BINARY
+
+
+def test_the_first_of_several_servers_starts_the_cluster_and_others_join():
+    def config(role, join, several):
+        text = k3s.configuration(
+            role, address="10.0.0.2", site="berlin", join=join, high_availability=several
+        )
+        return yaml.safe_load(text)
+
+    first = config("server", None, True)
+    assert first["cluster-init"] is True and "server" not in first
+    assert first["secrets-encryption"] is True
+    assert "cluster-init" not in config("server", None, False)
+    second = config("server", "10.0.0.1", True)
+    assert second["server"] == "https://10.0.0.1:6443" and "cluster-init" not in second
+    agent = config("agent", "10.0.0.1", True)
+    assert agent["node-label"] == ["hybrid/pool=private", "hybrid/site=berlin"]
+    assert "write-kubeconfig-mode" not in agent
+
+
+def test_an_air_gap_bundle_brings_the_images_along():
+    release = k3s.release(
+        "v1.33.1+k3s1",
+        "arm64",
+        installer_sha256="1" * 64,
+        binary_sha256="2" * 64,
+        images_sha256="3" * 64,
+    )
+    text = k3s.install_script("agent", release, "", bundled=True)
+    assert "curl" not in text
+    assert "/var/lib/rancher/k3s/agent/images" in text
+    assert [file.name for file in release.files] == [
+        "install.sh",
+        "k3s-arm64",
+        "k3s-airgap-images-arm64.tar.zst",
+    ]
+
+
+def test_users_other_than_root_use_sudo_unasked():
+    assert k3s.as_root("echo 'it works'", "root") == "sh -c 'echo '\"'\"'it works'\"'\"''"
+    assert k3s.as_root("true", "hybrid").startswith("sudo -n sh -c ")
+
+
+def test_the_kubeconfig_leads_to_the_server():
+    text = "server: https://127.0.0.1:6443"
+    assert k3s.reachable(text, "10.61.0.10") == "server: https://10.61.0.10:6443"
