@@ -1,0 +1,382 @@
+"""Settings of an environment: one YAML file, checked here, read by the stacks and by the CLI.
+
+Pulumi is not imported here, since every command that touches an environment imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infra.network_plan import (
+    PODS,
+    SERVICES,
+    NetworkPlanError,
+    plan_subnets,
+    require_disjoint,
+)
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHIPPED = Path(__file__).resolve().parent / "environments"
+ENVIRONMENT_NAME = r"[a-z][a-z0-9-]{0,30}"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+Port = Annotated[int, Field(ge=1024, le=65535)]
+HttpAddress = Annotated[str, Field(pattern=r"^https?://[^/\s]+$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi|Ti)?$")]
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the sentence names file, key, value and what is allowed."""
+
+    exit_code = 2
+
+
+class _Section(BaseModel):
+    # Sections are compiled once, within Settings, instead of each by itself as well: that halves
+    # the time which every command waits for this module.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class Aws(_Section):
+    """The AWS account; `endpoint` is an emulator's address (default in `local`: moto's port)."""
+
+    account: Annotated[str, Field(pattern=r"^[0-9]{12}$")] | None = None
+    endpoint: HttpAddress | None = None
+
+
+class Gcp(_Section):
+    """The GCP project; `endpoint` is an emulator's address (default in `local`: the gcs port)."""
+
+    project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
+    location: str
+    endpoint: HttpAddress | None = None
+
+
+class TorchServePorts(_Section):
+    """Ports of TorchServe on this machine."""
+
+    inference: Port
+    management: Port
+
+
+class Ports(_Section):
+    """Ports on this machine, for `local`; `supernode` is the first site's, the next follow it."""
+
+    moto: Port
+    gcs: Port
+    kubernetes: Port
+    superlink: Port
+    supernode: Port
+    torchserve: TorchServePorts
+
+
+class Host(_Section):
+    """A machine of a site that runs k3s, reached by SSH with the keys of the running SSH agent."""
+
+    address: str
+    role: Literal["server", "agent"]
+    architecture: Literal["amd64", "arm64"] = "amd64"
+    host_key: Annotated[str, Field(pattern=r"^(ssh-ed25519|ecdsa-sha2-\S+|ssh-rsa) \S+$")]
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    user: str = "root"
+
+
+class Site(_Section):
+    """One of your places: its network, the public address of its VPN gateway, its machines."""
+
+    name: Name
+    cidr: IPv4Network
+    public_ip: IPv4Address
+    hosts: tuple[Host, ...] = ()
+
+
+class K3s(_Section):
+    """Which k3s is installed, and what its files must hash to.
+
+    `bundle` is a folder with install.sh, k3s-<architecture> and k3s-airgap-images-<architecture>
+    .tar.zst, for hosts that cannot reach the internet.
+    """
+
+    version: Annotated[str, Field(pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+\+k3s[0-9]+$")]
+    installer_sha256: Sha256
+    binary_sha256: dict[Literal["amd64", "arm64"], Sha256]
+    images_sha256: dict[Literal["amd64", "arm64"], Sha256] = {}
+    bundle: str | None = None
+
+
+class Network(_Section):
+    """Addresses of the VPC and of k3s, and how many NAT gateways there are."""
+
+    vpc_cidr: IPv4Network
+    nat: Literal["one", "per-zone"] = "one"
+    amazon_asn: Annotated[int, Field(ge=64512, le=65534)] = 64512
+
+
+class GpuPoolSettings(_Section):
+    """The GPU machines: `spot_share` of those above `on_demand_base` are spot, from 0 to 1."""
+
+    instance_types: Annotated[tuple[str, ...], Field(min_length=1)]
+    minimum: Annotated[int, Field(ge=0)] = 0
+    maximum: Annotated[int, Field(ge=0)]
+    on_demand_base: Annotated[int, Field(ge=0)] = 0
+    spot_share: Annotated[float, Field(ge=0, le=1)] = 0.8
+    volume_gib: Annotated[int, Field(ge=30, le=16384)] = 200
+    image_parameter: Annotated[str, Field(pattern=r"^/[\w./-]+$")]
+
+    @model_validator(mode="after")
+    def _bounds(self) -> GpuPoolSettings:
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        return self
+
+
+class ObjectStoreSettings(_Section):
+    """Buckets: days that a replaced version is kept; whether `down` may delete what they hold."""
+
+    noncurrent_days: Annotated[int, Field(ge=1)] = 30
+    delete_with_data: bool = False
+
+
+class ServingSettings(_Section):
+    """TorchServe on Kubernetes: on the sites' own machines or on the GPU pool."""
+
+    placement: Literal["private", "gpu-pool"] = "private"
+    image: str
+    replicas: Annotated[int, Field(ge=1)] = 2
+    cpu: Quantity = "1"
+    memory: Quantity = "2Gi"
+
+
+class FederationSettings(_Section):
+    """The Flower SuperLink on Kubernetes: its port there and the size of its state's volume."""
+
+    image: str
+    proxy_image: str = "nginxinc/nginx-unprivileged:1.29-alpine"
+    port: Port = 8000
+    storage: Quantity = "5Gi"
+    cpu: Quantity = "1"
+    memory: Quantity = "2Gi"
+
+
+class Settings(_Section):
+    """Everything that differs between environments."""
+
+    kind: Literal["local", "cloud"]
+    backend: str | None = None
+    model_store: str | None = None
+    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")]
+    zones: Annotated[tuple[str, ...], Field(min_length=1, max_length=6)]
+    aws: Aws = Aws()
+    gcp: Gcp
+    ports: Ports | None = None
+    network: Network
+    sites: Annotated[tuple[Site, ...], Field(min_length=1)]
+    k3s: K3s | None = None
+    gpu_pool: GpuPoolSettings
+    object_stores: ObjectStoreSettings = ObjectStoreSettings()
+    serving: ServingSettings
+    federation: FederationSettings
+
+    @property
+    def aws_endpoint(self) -> str | None:
+        """Address of the AWS emulator; None for AWS itself."""
+        return self.aws.endpoint or (self._local_address("moto") if self.ports else None)
+
+    @property
+    def gcp_endpoint(self) -> str | None:
+        """Address of the GCS emulator; None for Google's."""
+        return self.gcp.endpoint or (self._local_address("gcs") if self.ports else None)
+
+    @property
+    def kubernetes_endpoint(self) -> str | None:
+        """Address of this machine's Kubernetes API; None where k3s brings its own."""
+        return self._local_address("kubernetes") if self.ports else None
+
+    def supernode_ports(self) -> dict[str, int]:
+        """Port of each site's SuperNode on this machine, by site name."""
+        first = self.ports.supernode if self.ports else 0
+        return {site.name: first + number for number, site in enumerate(self.sites)}
+
+    def _local_address(self, part: str) -> str:
+        return f"http://127.0.0.1:{getattr(self.ports, part)}"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        names = [site.name for site in self.sites]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sites must have different names, not {', '.join(names)}")
+        foreign = [zone for zone in self.zones if not re.fullmatch(self.region + "[a-z]", zone)]
+        if foreign:
+            raise ValueError(
+                f"zones names {foreign[0]!r}, which is not a zone of region {self.region!r}: "
+                f"use {self.region}a and the like"
+            )
+        if len(set(self.zones)) != len(self.zones):
+            raise ValueError(f"zones must be different, not {', '.join(self.zones)}")
+        try:
+            plan_subnets(self.network.vpc_cidr, self.zones)
+        except NetworkPlanError as error:
+            raise ValueError(f"network.vpc_cidr: {error}") from None
+        require_disjoint(self._networks())
+        if self.kind == "local":
+            self._check_local()
+        else:
+            self._check_cloud()
+        return self
+
+    def _networks(self) -> dict[str, IPv4Network]:
+        sites = {f"sites.{number}.cidr": site.cidr for number, site in enumerate(self.sites)}
+        k3s = {"k3s's pod network": PODS, "k3s's service network": SERVICES}
+        return {"network.vpc_cidr": self.network.vpc_cidr} | sites | k3s
+
+    def _check_local(self) -> None:
+        if self.ports is None:
+            raise ValueError("ports is missing, which kind 'local' needs")
+        if any(site.hosts for site in self.sites):
+            raise ValueError("sites with hosts need kind 'cloud': kind 'local' installs no k3s")
+        torchserve = self.ports.torchserve.model_dump()
+        used = self.ports.model_dump(exclude={"torchserve", "supernode"})
+        used |= {f"torchserve.{key}": port for key, port in torchserve.items()}
+        used |= {f"supernode of {site}": port for site, port in self.supernode_ports().items()}
+        owners: dict[int, str] = {}
+        for key, port in used.items():
+            if port in owners:
+                raise ValueError(f"ports.{key} is {port}, which ports.{owners[port]} has already")
+            owners[port] = key
+
+    def _check_cloud(self) -> None:
+        if self.ports is not None:
+            raise ValueError("ports is only for kind 'local': leave it out")
+        if self.aws.account is None:
+            raise ValueError(
+                "aws.account is missing: name the 12-digit account, so that no other is changed"
+            )
+        if self.k3s is None:
+            raise ValueError("k3s is missing, which kind 'cloud' needs")
+        for number, site in enumerate(self.sites):
+            servers = [host for host in site.hosts if host.role == "server"]
+            if (site.hosts or number == 0) and len(servers) % 2 == 0:
+                raise ValueError(
+                    f"sites.{number}.hosts has {len(servers)} of role 'server': "
+                    "k3s needs an odd number, 1 or 3, to keep a majority"
+                )
+            absent = {host.architecture for host in site.hosts} - set(self.k3s.binary_sha256)
+            if absent:
+                raise ValueError(f"k3s.binary_sha256 lacks {absent.pop()!r}, which a host has")
+
+
+def settings_folders() -> list[Path]:
+    """Where settings files are looked for: first in $HYBRID_HOME, then among the shipped ones."""
+    home = Path(os.environ.get("HYBRID_HOME") or PROJECT / ".hybrid")
+    return [home / "environments", SHIPPED]
+
+
+def known_environments(folders: Sequence[Path] | None = None) -> list[str]:
+    """Names of the environments that have a settings file."""
+    found = {
+        file.stem
+        for folder in folders or settings_folders()
+        for file in folder.glob("*.yaml")
+        if re.fullmatch(ENVIRONMENT_NAME, file.stem)
+    }
+    return sorted(found)
+
+
+def load_settings(environment: str, folders: Sequence[Path] | None = None) -> Settings:
+    """Read and check the settings of an environment.
+
+    Parameters
+    ----------
+    environment
+        Its name: the file is ``<environment>.yaml`` in the first folder that has one.
+    folders
+        Where to look; :func:`settings_folders` by default.
+
+    Raises
+    ------
+    SettingsError
+        No such environment, or a file that cannot be used.
+    """
+    folders = list(folders or settings_folders())
+    known = known_environments(folders)
+    if environment not in known:
+        raise SettingsError(
+            f"There is no environment {environment!r}: there are {', '.join(known) or 'none'}. "
+            f"Settings files are looked for in {' and '.join(map(str, folders))}."
+        )
+    files = (folder / f"{environment}.yaml" for folder in folders)
+    return _read(next(file for file in files if file.exists()))
+
+
+def _read(file: Path) -> Settings:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{file} is not valid YAML{_yaml_problem(error)}.") from None
+    if not isinstance(data, dict):
+        raise SettingsError(f"{file} must hold keys and values, among them kind, region and zones.")
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        problems = (_sentence(problem) for problem in error.errors(include_url=False))
+        raise SettingsError(f"{file}: " + "; ".join(problems) + ".") from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{place}: {getattr(error, 'problem', None) or error}"
+
+
+def _sentence(problem: Any) -> str:
+    """What is wrong with one key, and what may stand there."""
+    location = [part for part in problem["loc"] if part != "[key]"]
+    key = ".".join(map(str, location))
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    if problem["type"] == "extra_forbidden":
+        allowed = ", ".join(_keys_at(location[:-1]))
+        return f"{key} is not a setting; the keys allowed there are {allowed}"
+    if problem["type"] == "value_error":
+        return ": ".join(filter(None, [key, str(problem["ctx"]["error"])]))
+    context = problem.get("ctx", {})
+    allowed = problem["msg"].removeprefix("Input should be ")
+    if problem["type"] == "literal_error":
+        allowed = f"one of {context['expected'].replace(' or ', ', ')}"
+    elif problem["type"] == "ip_v4_network":
+        allowed = "a network that begins at its first address, such as 10.61.0.0/16"
+    elif problem["type"] == "ip_v4_address":
+        allowed = "an address such as 203.0.113.10"
+    elif problem["type"] == "string_pattern_mismatch":
+        allowed = f"text that matches {context['pattern']}"
+    elif problem["type"] in ("model_type", "model_attributes_type"):
+        allowed = f"a section with the keys {', '.join(_keys_at(location))}"
+    return f"{key} is {problem['input']!r}, but must be {allowed}"
+
+
+def _keys_at(location: Iterable[str | int]) -> list[str]:
+    """Keys of the section at a place in the file."""
+    section: Any = Settings
+    for part in location:
+        if isinstance(part, str):
+            section = _section_in(section.model_fields[part].annotation)
+    return list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section that a field's type is, or is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_section_in(inner) for inner in get_args(annotation))
+    return next((section for section in found if section is not None), None)

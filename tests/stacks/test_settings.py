@@ -1,0 +1,254 @@
+"""Settings files: which is read, and the sentence for each way of getting one wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacks.settings import SHIPPED, SettingsError, known_environments, load_settings
+
+LOCAL = (SHIPPED / "local.yaml").read_text()
+PRODUCTION = (SHIPPED / "production.yaml").read_text()
+
+
+def changed(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"{old!r} must stand once in the example"
+    return text.replace(old, new)
+
+
+def refusal(folder: Path, text: str) -> str:
+    """The sentence about a settings file, without the file's folder."""
+    (folder / "mine.yaml").write_text(text)
+    with pytest.raises(SettingsError) as error:
+        load_settings("mine", [folder])
+    assert error.value.exit_code == 2
+    sentence = str(error.value)
+    assert sentence.startswith(str(folder / "mine.yaml")), "the file must be named"
+    return sentence.removeprefix(f"{folder}/")
+
+
+@pytest.mark.parametrize("environment", ["local", "production"])
+def test_shipped_environments_are_valid(environment):
+    assert load_settings(environment, [SHIPPED]).sites
+
+
+def test_local_finds_its_emulators_on_its_ports():
+    settings = load_settings("local", [SHIPPED])
+    assert settings.aws_endpoint == f"http://127.0.0.1:{settings.ports.moto}"
+    assert settings.gcp_endpoint == f"http://127.0.0.1:{settings.ports.gcs}"
+    assert settings.kubernetes_endpoint == f"http://127.0.0.1:{settings.ports.kubernetes}"
+    first = settings.ports.supernode
+    assert settings.supernode_ports() == {"site-berlin": first, "site-lyon": first + 1}
+
+
+def test_a_real_environment_has_no_emulator():
+    settings = load_settings("production", [SHIPPED])
+    assert settings.aws_endpoint is None
+    assert settings.gcp_endpoint is None
+    assert settings.kubernetes_endpoint is None
+
+
+def test_another_emulator_can_be_named(tmp_path):
+    text = LOCAL + "aws:\n  endpoint: http://127.0.0.1:4566\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load_settings("mine", [tmp_path]).aws_endpoint == "http://127.0.0.1:4566"
+
+
+def test_own_settings_come_before_the_shipped_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRID_HOME", str(tmp_path))
+    own = tmp_path / "environments"
+    own.mkdir()
+    (own / "local.yaml").write_text(changed(LOCAL, "moto: 18610", "moto: 18777"))
+    (own / "staging.yaml").write_text(LOCAL)
+    assert load_settings("local").ports.moto == 18777
+    assert known_environments() == ["local", "production", "staging"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "../stacks/environments/local", "Local", ""])
+def test_an_unknown_environment_is_told_which_there_are(name, tmp_path):
+    (tmp_path / "local.yaml").write_text(LOCAL)
+    with pytest.raises(SettingsError) as error:
+        load_settings(name, [tmp_path])
+    assert str(error.value) == (
+        f"There is no environment {name!r}: there are local. "
+        f"Settings files are looked for in {tmp_path}."
+    )
+
+
+def test_broken_yaml_is_told_by_line_and_column(tmp_path):
+    sentence = refusal(tmp_path, "kind: local\nzones: [a, b\nregion: x\n")
+    assert sentence.startswith("mine.yaml is not valid YAML at line 3, column 7: ")
+
+
+def test_a_file_without_keys_is_refused(tmp_path):
+    assert refusal(tmp_path, "- kind\n") == (
+        "mine.yaml must hold keys and values, among them kind, region and zones."
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("kind: local", "kind: lokal", "kind is 'lokal', but must be one of 'local', 'cloud'."),
+        ("kind: local\n", "", "kind is missing."),
+        (
+            "    cidr: 10.61.0.0/16",
+            "    cidr: 10.61.0.1/16",
+            "sites.0.cidr is '10.61.0.1/16', but must be a network that begins at its first "
+            "address, such as 10.61.0.0/16.",
+        ),
+        (
+            "public_ip: 198.51.100.10",
+            "public_ip: gateway",
+            "sites.0.public_ip is 'gateway', but must be an address such as 203.0.113.10.",
+        ),
+        (
+            "  moto: 18610",
+            "  motto: 18610",
+            "ports.moto is missing; ports.motto is not a setting; the keys allowed there are "
+            "moto, gcs, kubernetes, superlink, supernode, torchserve.",
+        ),
+        (
+            "    management: 18651",
+            "    management: 18651\n    colour: red",
+            "ports.torchserve.colour is not a setting; the keys allowed there are inference, "
+            "management.",
+        ),
+        ("gcs: 18620", "gcs: 80", "ports.gcs is 80, but must be greater than or equal to 1024."),
+        (
+            "gcs: 18620",
+            "gcs: 18610",
+            "ports.gcs is 18610, which ports.moto has already.",
+        ),
+        (
+            "supernode: 18641",
+            "supernode: 18609",
+            "ports.supernode of site-lyon is 18610, which ports.moto has already.",
+        ),
+        (
+            "spot_share: 0.8",
+            "spot_share: 80",
+            "gpu_pool.spot_share is 80, but must be less than or equal to 1.",
+        ),
+        (
+            "vpc_cidr: 10.60.0.0/16",
+            "vpc_cidr: 10.60.0.0/27",
+            "network.vpc_cidr: VPC 10.60.0.0/27 is too small for 2 zones: "
+            "it must be a /24 or larger.",
+        ),
+        ("minimum: 0", "minimum: 9", "gpu_pool: minimum 9 is above maximum 4."),
+        (
+            "placement: private",
+            "placement: moon",
+            "serving.placement is 'moon', but must be one of 'private', 'gpu-pool'.",
+        ),
+        (
+            "zones: [eu-central-1a,",
+            "zones: [us-east-1a,",
+            "zones names 'us-east-1a', which is not a zone of region 'eu-central-1': "
+            "use eu-central-1a and the like.",
+        ),
+        (
+            "zones: [eu-central-1a,",
+            "zones: [eu-central-1b,",
+            "zones must be different, not eu-central-1b, eu-central-1b.",
+        ),
+        (
+            "vpc_cidr: 10.60.0.0/16",
+            "vpc_cidr: 10.62.128.0/20",
+            "network.vpc_cidr 10.62.128.0/20 overlaps sites.1.cidr 10.62.0.0/16: "
+            "give them separate ranges.",
+        ),
+        (
+            "cidr: 10.61.0.0/16",
+            "cidr: 10.43.7.0/24",
+            "sites.0.cidr 10.43.7.0/24 overlaps k3s's service network 10.43.0.0/16: "
+            "give them separate ranges.",
+        ),
+        (
+            "name: site-lyon",
+            "name: site-berlin",
+            "sites must have different names, not site-berlin, site-berlin.",
+        ),
+        (
+            "gpu_pool:",
+            "gpu_pool: 4\nspare:",
+            "gpu_pool is 4, but must be a section with the keys instance_types, minimum, maximum, "
+            "on_demand_base, spot_share, volume_gib, image_parameter; spare is not a setting; the "
+            "keys allowed there are kind, backend, model_store, region, zones, aws, gcp, ports, "
+            "network, sites, k3s, gpu_pool, object_stores, serving, federation.",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_with_key_value_and_choices(tmp_path, old, new, sentence):
+    assert refusal(tmp_path, changed(LOCAL, old, new)) == f"mine.yaml: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            '"111122223333"',
+            "111122223333",
+            "aws.account is 111122223333, but must be a valid string.",
+        ),
+        (
+            'aws:\n  account: "111122223333"',
+            "aws: {}",
+            "aws.account is missing: name the 12-digit account, so that no other is changed.",
+        ),
+        ("kind: cloud", "kind: local", "ports is missing, which kind 'local' needs."),
+        (
+            "      - address: 10.71.0.12\n        role: server",
+            "      - address: 10.71.0.12\n        role: agent",
+            "sites.0.hosts has 2 of role 'server': k3s needs an odd number, 1 or 3, to keep a "
+            "majority.",
+        ),
+        (
+            "      - address: 10.71.0.12\n        role: server",
+            "      - address: 10.71.0.12\n        role: server\n        architecture: arm64",
+            "k3s.binary_sha256 lacks 'arm64', which a host has.",
+        ),
+    ],
+)
+def test_a_real_environment_must_say_more(tmp_path, old, new, sentence):
+    assert refusal(tmp_path, changed(PRODUCTION, old, new)) == f"mine.yaml: {sentence}"
+
+
+KEYS = [
+    (section, key)
+    for section, content in yaml.safe_load(LOCAL).items()
+    for key in (content if isinstance(content, dict) else [None])
+]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(KEYS), st.one_of(st.none(), st.integers(), st.text(), st.lists(st.none())))
+def test_no_value_anywhere_ends_in_a_traceback(tmp_path_factory, place, value):
+    section, key = place
+    data = yaml.safe_load(LOCAL)
+    if key is None:
+        data[section] = value
+    else:
+        data[section][key] = value
+    folder = tmp_path_factory.mktemp("settings")
+    (folder / "mine.yaml").write_text(yaml.safe_dump(data))
+    try:
+        load_settings("mine", [folder])
+    except SettingsError as error:
+        assert section in str(error)
+
+
+def test_reading_settings_does_not_import_pulumi():
+    program = (
+        "import sys, stacks.settings; stacks.settings.load_settings('local'); "
+        "sys.exit('pulumi' in sys.modules)"
+    )
+    project = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", program], cwd=project).returncode == 0
