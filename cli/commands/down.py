@@ -1,0 +1,44 @@
+"""hybrid down"""
+
+from __future__ import annotations
+
+import click
+
+from cli.application import Application
+from cli.commands.up import layer_rows
+from cli.options import environment_argument, json_option
+
+
+@click.command()
+@environment_argument
+@click.option("--purge", is_flag=True, help="Delete the environment's models, data and logs too.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before a purge or a real environment.")
+@json_option
+@click.pass_obj
+def down(app: Application, environment: str, purge: bool, yes: bool, as_json: bool) -> None:
+    """Destroy all layers of ENV in reverse order and end its servers; models and data stay."""
+    from dataclasses import asdict
+
+    from cli import provision
+    from cli.lock import environment_lock
+
+    target = app.environment(environment)
+    if target.is_local and not target.folder.exists():
+        click.echo(f"Nothing to end: {environment} was never up here.")
+        return
+    if not yes and (purge or not target.is_local):
+        kept = f"Its folder {target.folder} goes too. " if purge else ""
+        click.confirm(f"Destroy {environment}? {kept}", abort=True, err=True)
+    with environment_lock(target.folder, "hybrid down"), app.progress("down") as progress:
+        done = provision.down(target, progress, purge=purge)
+    if as_json:
+        app.show_json({"environment": environment, "changed": done.changed, **asdict(done)})
+        return
+    if not done.changed:
+        click.echo(f"Nothing to end: {environment} is down.")
+        return
+    app.show_table(["layer", "resources", "changes"], layer_rows(done))
+    if done.servers:
+        click.echo(f"Servers ended: {', '.join(done.servers)}.")
+    kept = "" if purge else f" Models, data and logs stay in {target.folder}."
+    click.echo(f"{environment} is down after {done.seconds:.0f} s.{kept}")

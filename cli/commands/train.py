@@ -1,0 +1,50 @@
+"""hybrid train"""
+
+from __future__ import annotations
+
+import click
+
+from cli.application import Application
+from cli.options import environment_option, json_option
+
+
+@click.command()
+@environment_option
+@click.option("--data", default="synthetic", show_default=True,
+              help="Generated shop, or the path of a folder or file of interactions.")
+@click.option("--epochs", type=click.IntRange(1), help="Most epochs of fine-tuning.")
+@click.option("--pretrain-epochs", type=click.IntRange(0), help="Epochs of masked-item pretraining.")
+@click.option("--dimension", type=click.IntRange(1), help="Width of the model.")
+@click.option("--blocks", type=click.IntRange(1), help="Transformer blocks.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of weights, order and dropout.")
+@json_option
+@click.pass_obj
+def train(app: Application, environment: str, data: str, as_json: bool, **recipe) -> None:
+    """Pretrain and fine-tune a sequential recommender; goes on where it was interrupted.
+
+    An option that is left out keeps the recipe's default. The model goes to the store, and the
+    channel `candidate` points to it.
+    """
+    from dataclasses import asdict
+
+    from cli import learning
+    from cli.lock import environment_lock
+
+    target = app.environment(environment)
+    changes = {name: value for name, value in recipe.items() if value is not None}
+    with environment_lock(target.folder, "hybrid train"), app.progress("train") as progress:
+        trained = learning.train(target, data, changes, progress)
+    if as_json:
+        app.show_json(asdict(trained))
+        return
+    show_metrics(app, trained)
+    click.echo(f"Model {trained.digest} is the candidate after {trained.seconds:.0f} s.")
+
+
+def show_metrics(app: Application, trained) -> None:
+    """Table of the test metrics, the same for trained and federated models."""
+    app.show_table(
+        ["metric (test, full ranking)", "value"],
+        [[name, f"{value:.4f}" if isinstance(value, float) else value]
+         for name, value in trained.metrics.items()],
+    )  # fmt: skip

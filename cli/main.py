@@ -1,0 +1,82 @@
+"""`hybrid`: the command line. Each command is a module of `cli.commands`, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+COMMANDS = {
+    "init": "Prepare an environment's folder, engine plugins and stacks.",
+    "up": "Stand an environment up, or mend it.",
+    "train": "Pretrain and fine-tune a recommender; store it.",
+    "federate": "Train across the sites with Flower; store the result.",
+    "deploy": "Serve a stored model through TorchServe.",
+    "recommend": "Ask the served model for a user's next items.",
+    "run": "up, train, federate, deploy and recommend in one go.",
+    "status": "Show layers, servers and the model in production.",
+    "preview": "Show what up would change.",
+    "models": "List the stored models.",
+    "logs": "Show what a local server printed.",
+    "doctor": "Tell what is missing and how to mend it.",
+    "down": "Tear an environment down.",
+    "completion": "Print the script that completes commands in a shell.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"cli.commands.{name}"), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hybrid-recsys", prog_name="hybrid")
+@click.pass_context
+def hybrid(ctx: click.Context) -> None:
+    """Provision, train, federate and deploy recommenders across private servers and the cloud."""
+    from cli.application import Application
+
+    ctx.obj = Application.from_process()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; known failures end it with one sentence instead of a traceback."""
+    try:
+        # Click's own main would turn Ctrl-C into "Aborted!"; here it says how to go on.
+        sys.exit(hybrid.main(arguments, prog_name="hybrid", standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. The same command goes on from here; hybrid down clears up.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        # Each package's own exceptions carry an exit code beside their sentence.
+        exit_code = getattr(error, "exit_code", None)
+        if not isinstance(exit_code, int) or os.environ.get("HYBRID_TRACEBACK"):
+            raise
+        click.secho("Error: ", fg="red", nl=False, err=True)
+        click.echo(str(error), err=True)
+        sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

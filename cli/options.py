@@ -1,0 +1,21 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+
+def _complete_environment(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    from stacks.settings import known_environments
+
+    return [name for name in known_environments() if name.startswith(typed)]
+
+
+environment_argument = click.argument(
+    "environment", metavar="[ENV]", default="local", shell_complete=_complete_environment
+)
+environment_option = click.option(
+    "--environment", "-e", metavar="ENV", default="local", show_default=True,
+    shell_complete=_complete_environment, help="Environment to work on.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")

@@ -1,0 +1,108 @@
+"""The model that users are served: putting it there, putting it back, asking it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cli import serving
+from cli.application import Progress
+from cli.environment import Environment
+from cli.errors import CommandError
+from cli.learning import environment_store, lineage_of, load_data
+from cli.serving import ServingClient
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The model in production, the one before it, and the URL that answers with it."""
+
+    digest: str
+    previous: str | None
+    changed: bool
+    address: str
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A served answer: `items` are rows of item, text and score, the best first."""
+
+    user: str
+    history: list[str]
+    items: list[dict[str, Any]]
+    model: str
+
+
+def serving_client(environment: Environment) -> ServingClient:
+    """Client of the environment's TorchServe."""
+    environment.require_local("Serving")
+    ports = environment.settings.ports.torchserve
+    return ServingClient(
+        f"http://127.0.0.1:{ports.management}", f"http://127.0.0.1:{ports.inference}"
+    )
+
+
+def deploy(environment: Environment, reference: str, progress: Progress) -> Deployed:
+    """Serve a stored model and move `production` to it; see `cli.serving.deploy`."""
+    client = serving_client(environment)
+    done = serving.deploy(
+        environment_store(environment),
+        reference,
+        client=client,
+        folder=environment.folder / "torchserve",
+        progress=progress,
+    )
+    address = f"{client.inference_url}/predictions/{serving.MODEL}"
+    return Deployed(done.digest, done.previous, done.changed, address)
+
+
+def restore(environment: Environment, progress: Progress) -> str | None:
+    """Let a TorchServe that was started anew serve production again; its digest if it had to."""
+    client = serving_client(environment)
+    before = client.serving()
+    digest = serving.restore(
+        environment_store(environment),
+        client=client,
+        folder=environment.folder / "torchserve",
+        progress=progress,
+    )
+    return digest if before is None or before.digest != digest else None
+
+
+def served_digest(environment: Environment) -> str | None:
+    """Digest of the model that answers now; None where none does."""
+    try:
+        current = serving_client(environment).serving()
+    except serving.ServingError:
+        return None
+    return current.digest if current is not None and current.ready else None
+
+
+def recommend(environment: Environment, user: str | None, k: int) -> Recommendation:
+    """Ask the served model what a user will want next.
+
+    Parameters
+    ----------
+    user
+        A user of the data that the model was trained on; None for the first of them.
+
+    Raises
+    ------
+    CommandError
+        No model serves.
+    RecsysError
+        There is no such user.
+    """
+    digest = served_digest(environment)
+    if digest is None:
+        raise CommandError(
+            f"No model serves in {environment.name}: run hybrid up and hybrid deploy."
+        )
+    source = lineage_of(environment_store(environment), digest, "data")
+    interactions = load_data(environment, source["address"])
+    user = interactions.users[0] if user is None else user
+    history = interactions.history(user)
+    answer = serving_client(environment).recommend(history, k)
+    texts = dict(zip(interactions.items, interactions.item_text or []))
+    items = [row | {"text": texts.get(row["item"], "")} for row in answer["items"]]
+    return Recommendation(user, history, items, answer["model"])

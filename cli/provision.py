@@ -1,0 +1,128 @@
+"""Standing an environment up and tearing it down: the servers of `local` and the engine's layers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+
+from cli.application import Progress
+from cli.engine import Engine, LayerResult
+from cli.environment import Environment
+from cli.files import write_text
+from cli.local import LocalServers
+from cli.processes import Supervisor
+from cli.production import restore
+from cli.state import resource_counts
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """What `up` or `down` did.
+
+    Parameters
+    ----------
+    layers
+        What the engine did, layer by layer.
+    servers
+        Local servers that were started or ended.
+    restored
+        The model in production, if TorchServe had to be given it again.
+    seconds
+        Wall time.
+    """
+
+    layers: list[LayerResult]
+    servers: list[str]
+    restored: str | None
+    seconds: float
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done at all."""
+        return bool(self.servers or self.restored) or any(layer.changes for layer in self.layers)
+
+
+def up(environment: Environment, progress: Progress) -> Provisioned:
+    """Bring an environment to what its settings say; the caller holds its lock.
+
+    Raises
+    ------
+    CommandError
+        A server does not start, or a layer fails; what is done stays, the next call goes on.
+    """
+    start = time.monotonic()
+    engine = Engine(environment)
+    if not environment.is_local:
+        engine.prepare()
+        return Provisioned(engine.up(progress), [], None, time.monotonic() - start)
+    supervisor = Supervisor(environment.folder)
+    servers = LocalServers(environment)
+    supervisor.configure(servers.all)
+    # TorchServe and the SuperLink need a while: they start while the engine works.
+    started = supervisor.start([*servers.emulators, *servers.services])
+    engine.prepare()
+    supervisor.wait(servers.emulators)
+    refresh = _emulators_lost_their_memory(environment, supervisor, servers)
+    layers = engine.up(progress, refresh=refresh)
+    _note_emulators(environment, supervisor, servers)
+    supervisor.wait(servers.services)
+    started += servers.start_sites(supervisor)
+    supervisor.wait(servers.all)
+    restored = restore(environment, progress)
+    return Provisioned(layers, started, restored, time.monotonic() - start)
+
+
+def down(environment: Environment, progress: Progress, *, purge: bool) -> Provisioned:
+    """Destroy every layer, end every local server; with `purge`, forget the environment's files.
+
+    Raises
+    ------
+    CommandError
+        A layer cannot be destroyed; the servers then stay, so that the next call can go on.
+    """
+    start = time.monotonic()
+    engine = Engine(environment)
+    supervisor = Supervisor(environment.folder)
+    layers: list[LayerResult] = []
+    if any(resource_counts(environment).values()) or engine.unfinished.exists():
+        engine.prepare()
+        if environment.is_local:
+            servers = LocalServers(environment)
+            supervisor.configure(servers.all)
+            supervisor.start(servers.emulators)
+            supervisor.wait(servers.emulators)
+        layers = engine.down(progress)
+    ended = [state.name for state in supervisor.states() if state.pid]
+    supervisor.stop()
+    _emulators_file(environment).unlink(missing_ok=True)
+    if purge:
+        shutil.rmtree(environment.folder)
+    return Provisioned(layers, ended, None, time.monotonic() - start)
+
+
+def _emulators_lost_their_memory(
+    environment: Environment, supervisor: Supervisor, servers: LocalServers
+) -> bool:
+    """Whether an emulator was restarted since the layers were made: it forgets everything then."""
+    file = _emulators_file(environment)
+    if not file.exists():
+        _note_emulators(environment, supervisor, servers)
+        return False
+    return json.loads(file.read_text()) != _identities(supervisor, servers)
+
+
+def _note_emulators(
+    environment: Environment, supervisor: Supervisor, servers: LocalServers
+) -> None:
+    write_text(_emulators_file(environment), json.dumps(_identities(supervisor, servers)))
+
+
+def _identities(supervisor: Supervisor, servers: LocalServers) -> dict[str, list[int]]:
+    names = {part.name for part in servers.emulators}
+    return {s.name: [s.pid, s.started] for s in supervisor.states() if s.name in names}
+
+
+def _emulators_file(environment: Environment):
+    return environment.folder / "emulators.json"

@@ -1,0 +1,43 @@
+"""What the engine's state says, without the cost of the Automation API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+from cli.environment import Environment, engine_root
+from cli.errors import CommandError
+
+
+def resource_counts(environment: Environment) -> dict[str, int]:
+    """Layer → number of its resources, for the layers that were ever prepared.
+
+    Raises
+    ------
+    CommandError
+        The engine is missing, or its backend does not answer.
+    """
+    project = environment.folder / "project"
+    if not project.exists():
+        return {}
+    try:
+        listed = subprocess.run(
+            [engine_root() / "bin" / "pulumi", "stack", "ls", "--json", "--non-interactive"],
+            cwd=project,
+            env=os.environ | environment.engine_variables(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except FileNotFoundError:
+        raise CommandError("The Pulumi engine is not installed: run make setup.") from None
+    except subprocess.CalledProcessError as error:
+        raise CommandError(f"The engine's backend does not answer: {error.stderr.strip()}") from None
+    counts = {}
+    for stack in json.loads(listed.stdout):
+        name, _, layer = stack["name"].rpartition("/")[2].partition(".")
+        if name == environment.name:
+            # The stack itself counts as a resource wherever there is any.
+            counts[layer] = max(0, stack.get("resourceCount", 0) - 1)
+    return counts

@@ -1,0 +1,57 @@
+"""What `hybrid status` tells, gathered side by side so that it takes no longer than the slowest."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from cli.environment import Environment
+from cli.layers import LAYERS
+from cli.state import resource_counts
+
+
+def survey(environment: Environment) -> dict[str, Any]:
+    """Layers with their resources, local servers, model channels, and the digest that serves."""
+    with ThreadPoolExecutor(3) as pool:
+        counts = pool.submit(resource_counts, environment)
+        channels = pool.submit(_channels, environment)
+        serving = pool.submit(_serving, environment)
+        servers = _servers(environment)
+        return {
+            "layers": {layer: counts.result().get(layer, 0) for layer in LAYERS},
+            "servers": servers,
+            "channels": channels.result(),
+            "serving": serving.result(),
+        }
+
+
+def _servers(environment: Environment) -> list[dict[str, Any]]:
+    if not environment.is_local or not environment.folder.exists():
+        return []
+    from cli.processes import Supervisor
+
+    ports = environment.settings.ports.model_dump()
+    ports["torchserve"] = ports["torchserve"]["inference"]
+    return [
+        {
+            "name": state.name,
+            "state": state.state.lower(),
+            "pid": state.pid,
+            "address": f"127.0.0.1:{ports[state.name]}" if state.name in ports else None,
+        }
+        for state in Supervisor(environment.folder).states()
+    ]
+
+
+def _channels(environment: Environment) -> dict[str, str]:
+    from model_store.factory import open_store
+
+    return open_store(environment.model_store_address).channels()
+
+
+def _serving(environment: Environment) -> str | None:
+    if not environment.is_local:
+        return None
+    from cli.production import served_digest
+
+    return served_digest(environment)

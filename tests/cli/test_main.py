@@ -1,0 +1,79 @@
+"""The command line as a whole: every command is there, is documented, and fails with a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.main import COMMANDS, hybrid, main
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HYBRID_HOME", str(tmp_path))
+    return tmp_path
+
+
+def ends(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_readme(command, capsys):
+    code, text, _ = ends(capsys, command, "--help")
+    assert code == 0 and text.startswith(f"Usage: hybrid {command}")
+    assert f"| `hybrid {command}" in (PROJECT / "README.md").read_text()
+
+
+def test_every_command_module_is_listed():
+    modules = {path.stem for path in (PROJECT / "cli" / "commands").glob("[a-z]*.py")}
+    assert modules == set(COMMANDS) == set(hybrid.list_commands(None))
+
+
+def test_version(capsys):
+    assert ends(capsys, "--version")[:2] == (0, "hybrid, version 0.1.0\n")
+
+
+def test_an_unknown_command_is_named(capsys):
+    code, _, error = ends(capsys, "upp")
+    assert code == 2 and "No such command 'upp'" in error
+
+
+def test_an_unknown_environment_is_named_with_the_known_ones(home, capsys):
+    code, _, error = ends(capsys, "preview", "moon")
+    assert code == 2
+    assert "no environment 'moon'" in error and "local" in error
+
+
+def test_a_broken_settings_file_is_named_with_its_key(home, capsys):
+    file = home / "environments" / "shop.yaml"
+    file.parent.mkdir()
+    file.write_text("kind: cluod\n")
+    code, _, error = ends(capsys, "up", "shop")
+    assert code == 2
+    assert str(file) in error and "kind is 'cluod'" in error and "'local', 'cloud'" in error
+
+
+def test_a_bad_row_of_data_is_named_with_file_and_line(home, capsys):
+    data = home / "events.csv"
+    data.write_text("user,item\nu1,i1\nu1\n")
+    code, _, error = ends(capsys, "train", "--data", str(data))
+    assert code == 1
+    assert str(data) in error and "line 3" in error
+
+
+def test_completion_is_a_script_for_the_shell(capsys):
+    code, script, _ = ends(capsys, "completion", "bash")
+    assert code == 0 and "_HYBRID_COMPLETE=bash_complete" in script
+
+
+def test_down_of_an_environment_that_never_was_says_so(home, capsys):
+    code, text, _ = ends(capsys, "down", "local")
+    assert code == 0 and "Nothing to end" in text
