@@ -88,7 +88,7 @@ class FedAvg:
             # Summed in double precision: with many sites, single precision loses the small ones.
             average = np.zeros(present.shape, np.float64)
             for update in ordered:
-                average += update.weights[name] * (update.examples / total)
+                average += update.weights[name].astype(np.float64) * (update.examples / total)
             combined[name] = average.astype(present.dtype)
         return combined
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split
 from recsys.errors import RecsysError
 from recsys.evaluate import evaluate
+from recsys.loop import Log, Progress, adamw, train_epoch, warmup, weights_of
 from recsys.model import SequentialRecommender
-from recsys.packing import Windows, batches, training_windows
+from recsys.objectives import NextItem
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
-from recsys.softmax import chunked_cross_entropy
-
-Progress = Callable[[int, int, str], None]
-# Called after each epoch with (epoch from 1, figures by name).
-Log = Callable[[int, dict[str, float]], None]
 
 
 def finetune(
@@ -45,7 +36,7 @@ def finetune(
     int
         Epochs that were trained, over all calls.
     """
-    windows = _next_item_windows(split.train, recipe)
+    objective = NextItem(split.train, recipe)
     optimizer = adamw(model, recipe)
     schedule = warmup(optimizer, recipe)
     epoch, best, best_epoch, best_weights = 0, -1.0, 0, weights_of(model)
@@ -58,7 +49,7 @@ def finetune(
 
     while epoch < recipe.epochs and epoch - best_epoch < recipe.patience:
         with seeded(recipe.seed, Stage.FINETUNE, epoch) as generator:
-            loss = _train_epoch(model, optimizer, windows, recipe, generator, after=schedule.step)
+            loss = train_epoch(model, optimizer, objective, recipe, generator, after=schedule.step)
         epoch += 1
         validation = evaluate(model, interactions, split, part="validation")["NDCG@10"]
         if validation > best:
@@ -120,7 +111,7 @@ def train_local(
             f"the data has {len(interactions.items)} items, the model {model.items}: "
             "a site's data must keep the vocabulary that the model was made for"
         )
-    windows = _next_item_windows(interactions, recipe)
+    objective = NextItem(interactions, recipe)
     optimizer = adamw(model, recipe)
     start = weights_of(model)
 
@@ -131,10 +122,10 @@ def train_local(
     loss = 0.0
     for epoch in range(epochs):
         with seeded(seed, Stage.LOCAL, epoch) as generator:
-            loss = _train_epoch(
+            loss = train_epoch(
                 model,
                 optimizer,
-                windows,
+                objective,
                 recipe,
                 generator,
                 before=stay_close if proximal_mu else None,
@@ -142,56 +133,3 @@ def train_local(
         if progress:
             progress(epoch + 1, epochs, f"local training: loss {loss:.4f}")
     return loss
-
-
-def adamw(model: SequentialRecommender, recipe: Recipe) -> torch.optim.AdamW:
-    """The optimizer of every stage."""
-    return torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-
-
-def warmup(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over the recipe's first steps, then a constant rate."""
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / (recipe.warmup_steps + 1))
-    )
-
-
-def weights_of(model: SequentialRecommender) -> dict[str, Tensor]:
-    """A copy of the weights that training does not touch."""
-    return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-
-
-def _next_item_windows(interactions: Interactions, recipe: Recipe) -> Windows:
-    windows = training_windows(interactions, recipe.length, targets=True)
-    if not len(windows.lengths):
-        raise RecsysError("no user has two training events, so there is no next item to learn from")
-    return windows
-
-
-def _train_epoch(
-    model: SequentialRecommender,
-    optimizer: torch.optim.Optimizer,
-    windows: Windows,
-    recipe: Recipe,
-    generator: np.random.Generator,
-    *,
-    before: Callable[[], None] | None = None,
-    after: Callable[[], None] | None = None,
-) -> float:
-    """One pass over all windows; `before` and `after` run around each optimizer step."""
-    model.train()
-    total = 0.0
-    for packed, places in batches(windows, recipe.batch_tokens, generator):
-        targets = torch.from_numpy(windows.sequence[places + 1]).long()
-        loss = chunked_cross_entropy(model(packed), model.output_table, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if before:
-            before()
-        optimizer.step()
-        if after:
-            after()
-        total += loss.item() * len(targets)
-    return total / int(windows.lengths.sum())

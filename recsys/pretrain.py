@@ -1,24 +1,19 @@
-"""Self-supervised pretraining: fill in hidden events from both sides of a session.
+"""Self-supervised pretraining on the weights that fine-tuning continues with.
 
-Masked item prediction (Sun et al., BERT4Rec, 2019) on the weights that fine-tuning continues
-with; the same blocks attend to the whole sequence here and only to the past there.
+The same blocks attend to the whole sequence here and only to the past in fine-tuning.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.interactions import Interactions
-from recsys.finetune import Log, Progress, adamw, warmup
+from recsys.loop import Log, Progress, adamw, train_epoch, warmup
 from recsys.model import SequentialRecommender
-from recsys.packing import Windows, batches, training_windows
+from recsys.objectives import MaskedItem
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
-from recsys.softmax import chunked_cross_entropy
 
 
 def pretrain(
@@ -39,7 +34,7 @@ def pretrain(
     interactions
         Training events only: a held-out event must not be filled in here.
     """
-    windows = training_windows(interactions, recipe.length, targets=False)
+    objective = MaskedItem(interactions, recipe)
     optimizer = adamw(model, recipe)
     schedule = warmup(optimizer, recipe)
     epoch = 0
@@ -51,7 +46,7 @@ def pretrain(
 
     while epoch < recipe.pretrain_epochs:
         with seeded(recipe.seed, Stage.PRETRAIN, epoch) as generator:
-            loss = _pretrain_epoch(model, optimizer, schedule, windows, recipe, generator)
+            loss = train_epoch(model, optimizer, objective, recipe, generator, after=schedule.step)
         epoch += 1
         save_checkpoint(
             checkpoint,
@@ -66,29 +61,3 @@ def pretrain(
             log(epoch, {"loss": loss})
         if progress:
             progress(epoch, recipe.pretrain_epochs, f"pretraining: loss {loss:.4f}")
-
-
-def _pretrain_epoch(
-    model: SequentialRecommender,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    windows: Windows,
-    recipe: Recipe,
-    generator: np.random.Generator,
-) -> float:
-    model.train()
-    total, predictions = 0.0, 0
-    for packed, _ in batches(windows, recipe.batch_tokens, generator):
-        hidden = torch.from_numpy(generator.random(len(packed.items)) < recipe.mask_share)
-        hidden[generator.integers(len(hidden))] = True
-        targets = packed.items[hidden]
-        packed.items[hidden] = model.mask
-        states = model(packed, causal=False)[hidden]
-        loss = chunked_cross_entropy(states, model.output_table, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += loss.item() * len(targets)
-        predictions += len(targets)
-    return total / max(predictions, 1)

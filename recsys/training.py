@@ -15,7 +15,8 @@ from recsys.data.split import leave_one_out
 from recsys.errors import RecsysError
 from recsys.evaluate import evaluate, popularity
 from recsys.files import write_atomically
-from recsys.finetune import Log, Progress, finetune
+from recsys.finetune import finetune
+from recsys.loop import Log, Progress
 from recsys.model import SequentialRecommender
 from recsys.pretrain import pretrain
 from recsys.randomness import Stage, seeded

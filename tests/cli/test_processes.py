@@ -9,6 +9,7 @@ import sys
 
 import psutil
 import pytest
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from cli.errors import CommandError
 from cli.processes import Part, Supervisor
@@ -66,7 +67,13 @@ def test_a_second_start_starts_nothing(supervisor, port):
 
 def test_what_a_server_prints_is_in_its_log(supervisor, port):
     bring_up(supervisor, listener(port))
-    assert supervisor.log("listener").read_text() == "listening\n"
+    # supervisord copies what a server prints when it next looks, which may be after it answers.
+    told = Retrying(
+        retry=retry_if_result(lambda text: not text),
+        wait=wait_fixed(0.05),
+        stop=stop_after_delay(30),
+    )
+    assert told(supervisor.log("listener").read_text) == "listening\n"
 
 
 def test_a_killed_server_comes_back(supervisor, port):

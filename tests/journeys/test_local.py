@@ -229,7 +229,8 @@ def test_down_leaves_no_process_and_no_port_but_the_models(user):
 
 def test_run_goes_on_where_it_was_interrupted(user):
     """A run that is killed after its training trains no more the next time."""
-    job = ["run", *SMALL, "--rounds", "1"]
+    # Another recipe than above, so that the run's own model is the newest one.
+    job = ["run", *SMALL, "--epochs", "3", "--rounds", "1"]
     process = user.starts(*job)
     for line in process.stdout:
         if "[3/5] federate" in line:
@@ -237,11 +238,13 @@ def test_run_goes_on_where_it_was_interrupted(user):
     os.killpg(process.pid, 9)
     process.communicate()
     digest = user.asks("models")[0]["digest"]
-    outcome = user.asks(*job)
+    second = user.runs(*job, "--json")
+    outcome = json.loads(second.stdout)
     assert outcome["trained"]["digest"] == digest
     assert outcome["recommendation"]["items"]
+    assert "[3/5] federate" in second.stderr and "[2/5] train" not in second.stderr
     again = user.runs(*job)
-    assert "epoch" not in again.stderr
+    assert "[2/5] train" not in again.stderr and "[3/5] federate" not in again.stderr
     assert outcome["deployed"]["digest"] in again.stdout
 
 

@@ -6,7 +6,8 @@ import torch
 from recsys.data.interactions import Interactions
 from recsys.data.split import leave_one_out
 from recsys.errors import RecsysError
-from recsys.finetune import train_local, weights_of
+from recsys.finetune import train_local
+from recsys.loop import weights_of
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 
