@@ -8,12 +8,6 @@ from typing import Any
 
 import pulumi
 import pytest
-from hypothesis import settings
-
-# A busy machine is not a failure.
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
-
 
 # Under this key the engine's protocol wraps a secret: {SECRET: mark, "value": the secret}.
 SECRET = "4dabf18193072939515e22adb298388d"

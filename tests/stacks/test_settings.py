@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stacks.settings import SHIPPED, SettingsError, known_environments, load_settings
@@ -228,7 +228,6 @@ KEYS = [
 ]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(KEYS), st.one_of(st.none(), st.integers(), st.text(), st.lists(st.none())))
 def test_no_value_anywhere_ends_in_a_traceback(tmp_path_factory, place, value):
     section, key = place
