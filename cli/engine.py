@@ -57,7 +57,7 @@ class Change:
 
 @dataclass
 class LayerResult:
-    """What an operation did to one layer; `seconds` is wall time."""
+    """What an operation did to one layer, how many resources it has, and what it gives others."""
 
     layer: str
     changes: list[Change] = field(default_factory=list)
