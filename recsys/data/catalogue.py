@@ -62,7 +62,7 @@ def load_catalogue(
         When nothing readable is there; a bad row or a repeated item is named.
     """
     with local_copy(path, endpoint=endpoint) as local:
-        file = data_file(local, STEMS, what="items") if local.is_dir() else local
+        file = data_file(local, STEMS, what="items")
         items = read_table(file).load(
             [CATALOGUE_ITEM, TEXT, *PARTS, PRICE, STOCK], others=True, report=report
         )

@@ -57,7 +57,7 @@ def load_impressions(
         When nothing readable is there, or a log is empty; a bad row is named by file and line.
     """
     with local_copy(path, endpoint=endpoint) as local:
-        file = data_file(local, ("impressions",), what="impressions") if local.is_dir() else local
+        file = data_file(local, ("impressions",), what="impressions")
         impressions = read_table(file).load(COLUMNS, others=True, report=report)
         if not len(impressions):
             raise RecsysError(f"{file} holds no impressions")

@@ -69,7 +69,7 @@ def load_judgments(
     """
     with local_copy(path, endpoint=endpoint) as local:
         stems = ("queries", "judgments", "ratings")
-        file = data_file(local, stems, what="judged queries") if local.is_dir() else local
+        file = data_file(local, stems, what="judged queries")
         frame = read_table(file).load([QUERY, ITEM, RELEVANCE], report=report)
         if not len(frame):
             raise RecsysError(f"{file} holds no judgments")

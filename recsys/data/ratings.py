@@ -39,7 +39,7 @@ def load_ratings(
         When nothing readable is there; a bad row is named by file and line.
     """
     with local_copy(path, endpoint=endpoint) as local:
-        file = data_file(local, ("ratings", "reviews"), what="ratings") if local.is_dir() else local
+        file = data_file(local, ("ratings", "reviews"), what="ratings")
         ratings = read_table(file).load([USER, ITEM, RATING, TIME], report=report)
     if "time" not in ratings.columns:
         ratings = ratings.with_columns(pl.lit(None, pl.Float64).alias("time"))

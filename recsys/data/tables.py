@@ -34,6 +34,8 @@ ROW = "__row"
 # "key: value" parted by "|", in one column.
 MOST_COLUMNS = 200
 ATTRIBUTES = "attributes"
+# Tables that go beside the one that is looked for.
+BESIDE = ("readme", "items", "products", "catalogue", "users", "queries", "judgments")
 DATE_FORMATS = [
     "%Y-%m-%d %H:%M:%S%.f",
     "%Y-%m-%d %H:%M:%S%.f%#z",
@@ -211,34 +213,48 @@ def has_known_suffix(name: str) -> bool:
     return name.endswith((*SUFFIXES, ".txt"))
 
 
-def data_file(folder: Path, stems: Sequence[str], *, what: str) -> Path:
-    """The first file in a folder with one of these names, in the order of the names.
+def data_file(
+    path: Path, stems: Sequence[str], *, what: str, or_only: bool = False, text: bool = False
+) -> Path:
+    """The path itself where it is a file, else the folder's first file with one of these names.
 
     Parameters
     ----------
     stems
-        Names without suffix.
+        Names without suffix, the preferred first.
     what
-        What is looked for, in the plural, for the error.
+        What is looked for, for the error.
+    or_only
+        Take the folder's only data file where none has one of the names; a readme and the tables
+        that go beside others (items, users, queries, …) do not count.
+    text
+        Whether ``.txt`` counts as data.
 
     Raises
     ------
     RecsysError
-        When there is none.
+        When there is none, or more than one to choose from.
     """
+    if not path.is_dir():
+        return path
     for stem in stems:
         for suffix in SUFFIXES:
-            if (folder / f"{stem}{suffix}").exists():
-                return folder / f"{stem}{suffix}"
+            if (path / f"{stem}{suffix}").exists():
+                return path / f"{stem}{suffix}"
+    suffixes = (*SUFFIXES, ".txt") if text else SUFFIXES
+    found = sorted(
+        file
+        for file in path.iterdir()
+        if file.name.endswith(suffixes) and file.name.partition(".")[0].lower() not in BESIDE
+    )
+    if or_only and len(found) == 1:
+        return found[0]
+    names = ", ".join(file.name for file in found) or "none"
+    wanted = " or ".join(f"{stem}.csv" for stem in stems)
     raise RecsysError(
-        f"{folder} holds no file of {what} ({', '.join(stems)} with .csv, .parquet, …); "
+        f"{path} must hold one file of {what} ({wanted}, or .parquet, …), found {names}; "
         "give the path of the file"
     )
-
-
-def stem_of(file: Path) -> str:
-    """Name of a data file without its suffixes."""
-    return file.name.removesuffix(".gz").rpartition(".")[0]
 
 
 def _format(file: Path) -> str | None:
