@@ -68,7 +68,8 @@ def purchases(baskets: pl.DataFrame, report: Report | None = None) -> pl.DataFra
     Returns
     -------
     polars.DataFrame
-        ``user``, ``item``, ``time``: the oldest first, in a basket in the order of its lines.
+        ``user``, ``item``, ``time`` and, where the baskets have it, ``text``: the oldest first, in a
+        basket in the order of its lines.
     """
     report = Report() if report is None else report
     if "user" not in baskets.columns:
@@ -83,7 +84,8 @@ def purchases(baskets: pl.DataFrame, report: Report | None = None) -> pl.DataFra
         baskets = kept
     bought = baskets.unique(["basket", "user", "item"], keep="first", maintain_order=True)
     report.note("the item is in the same basket again", len(baskets) - len(bought), "dropped")
-    return bought.select("user", "item", "time").sort("time", maintain_order=True)
+    columns = [name for name in ("user", "item", "time", "text") if name in bought.columns]
+    return bought.select(columns).sort("time", maintain_order=True)
 
 
 def load_sales(

@@ -46,7 +46,8 @@ def load_events(
     -------
     polars.DataFrame
         ``user``, ``item`` (String) and, where the file has them, ``time`` (Float64, seconds since
-        1970), ``event`` (String, null where blank), ``rating`` (Float64).
+        1970), ``event`` (String, null where blank), ``rating`` (Float64), and of baskets the item's
+        ``text``.
 
     Raises
     ------
@@ -54,7 +55,7 @@ def load_events(
         When nothing readable is there, or no event; a bad row is named by file and line.
     """
     with local_copy(path, endpoint=endpoint) as local:
-        return read_events(events_file(local), report=report, ratings=True)
+        return read_events(events_file(local), ratings=True, report=report, bad_rows=report)
 
 
 def events_file(path: Path) -> Path:
@@ -62,15 +63,31 @@ def events_file(path: Path) -> Path:
     return data_file(path, STEMS, what="interactions", or_only=True, text=True)
 
 
-def read_events(file: Path, *, report: Report | None, ratings: bool) -> pl.DataFrame:
-    """As `load_events` for a local file; without `ratings` these are not looked at."""
+def read_events(
+    file: Path,
+    *,
+    ratings: bool = False,
+    report: Report | None = None,
+    bad_rows: Report | None = None,
+) -> pl.DataFrame:
+    """As `load_events` for a local file.
+
+    Parameters
+    ----------
+    ratings
+        Whether a column ``rating`` is read, and so must hold numbers.
+    report
+        Is told of times out of order and of the lines of baskets that are no purchases.
+    bad_rows
+        Where rows that cannot be read are counted; without it the first is an error.
+    """
     if not file.name.endswith(SUFFIXES):
         return _read_text(file)
     table = read_table(file)
     if table.has(BASKET, ITEM, QUANTITY, PRICE):
-        return purchases(load_baskets(file, report=report), report)
+        return purchases(load_baskets(file, report=bad_rows), report)
     columns = [USER, ITEM, TIME, EVENT, *([replace(RATING, required=False)] if ratings else [])]
-    events = table.load(columns, report=report)
+    events = table.load(columns, report=bad_rows)
     if not len(events):
         raise RecsysError(f"{file} holds no interactions")
     if "time" not in events.columns:

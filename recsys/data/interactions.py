@@ -157,10 +157,10 @@ def load_interactions(path: Path | str, *, endpoint: str | None = None) -> Inter
         if local.is_dir() and (local / "sequences.parquet").exists():
             return _load_written(local)
         file = events_file(local)
-        events = without_duplicates(read_events(file, report=None, ratings=False), Report())
+        events = without_duplicates(read_events(file), Report())
         if "event" in events.columns:
             events = first_engagements(events, Report())
-        return interactions_of(events, texts_beside(file))
+        return interactions_of(events, item_texts(file, events))
 
 
 def interactions_of(events: pl.DataFrame, texts: dict[str, str] | None = None) -> Interactions:
@@ -191,13 +191,16 @@ def interactions_of(events: pl.DataFrame, texts: dict[str, str] | None = None) -
     )
 
 
-def texts_beside(file: Path) -> dict[str, str] | None:
-    """Texts of the items in the catalogue that lies beside a file of events, if one does."""
+def item_texts(file: Path, events: pl.DataFrame) -> dict[str, str] | None:
+    """Texts of the items: of the catalogue beside a file of events, or of the events themselves."""
     candidates = (file.with_name(f"items{suffix}") for suffix in SUFFIXES)
     found = next((candidate for candidate in candidates if candidate.exists()), None)
-    if found is None or found == file:
+    if found is not None and found != file:
+        items = load_catalogue(found)
+    elif "text" in events.columns:
+        items = events.drop_nulls("text").unique("item", keep="first", maintain_order=True)
+    else:
         return None
-    items = load_catalogue(found)
     if not (items["text"] != "").any():
         return None
     return dict(zip(items["item"].to_list(), items["text"].to_list(), strict=True))
