@@ -21,7 +21,10 @@ endpoint_option = click.option(
 
 @click.group()
 def data() -> None:
-    """Look at, filter and split data. PATH is a file or folder, s3://bucket/key or gs://bucket/key."""
+    """Look at, filter and split data.
+
+    PATH is a file or folder, or its address: s3://bucket/key, gs://bucket/key.
+    """
 
 
 @data.command()
@@ -58,7 +61,7 @@ def show(app: Application, path: str, endpoint: str | None, as_json: bool) -> No
 @click.option("--first-only", is_flag=True, help="Keep a user's first event with an item only.")
 @click.option("--known-items-only", is_flag=True,
               help="Leave out events with items that the catalogue beside them does not have.")
-@click.option("--drop-bad-rows", is_flag=True, help="Leave out unreadable rows; else they are refused.")
+@click.option("--drop-bad-rows", is_flag=True, help="Leave out bad rows; else they are refused.")
 @endpoint_option
 @json_option
 @click.pass_obj

@@ -1,4 +1,4 @@
-"""Baskets: what was bought together, how much of it and at which price; and sales without baskets."""
+"""Baskets: what was bought together, how much of it, at which price; and sales without baskets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recsys.data.source import local_copy
 from recsys.data.tables import Column, data_file, read_table
 from recsys.errors import RecsysError
 
-BASKET = Column("basket", "id", ("basket_id", "invoice_no", "invoice", "order_id", "transaction_id"))
+BASKET = Column("basket", "id", ("basket_id", "invoice_no", "invoice", "order_id"))
 QUANTITY = Column("quantity", "number", ("qty", "units", "sales"))
 PRICE = Column("price", "number", ("unit_price",))
 # A customer of the shop may be unknown to it.
@@ -40,7 +40,7 @@ def load_baskets(
     Returns
     -------
     polars.DataFrame
-        ``basket`` (String), ``user`` (String, null where the customer is unknown), ``item`` (String),
+        ``basket``, ``item``, ``user`` (String; a user is null where the customer is unknown),
         ``quantity`` (Float64, negative for returns), ``price`` (Float64, of one piece), ``time``
         (Float64, seconds since 1970), ``text`` (String, where the file has one), then the file's
         further columns.
@@ -68,8 +68,8 @@ def purchases(baskets: pl.DataFrame, report: Report | None = None) -> pl.DataFra
     Returns
     -------
     polars.DataFrame
-        ``user``, ``item``, ``time`` and, where the baskets have it, ``text``: the oldest first, in a
-        basket in the order of its lines.
+        ``user``, ``item``, ``time`` and, where the baskets have it, ``text``: the oldest first, in
+        a basket in the order of its lines.
     """
     report = Report() if report is None else report
     if "user" not in baskets.columns:

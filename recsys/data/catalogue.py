@@ -66,16 +66,14 @@ def load_catalogue(
         items = read_table(file).load(
             [CATALOGUE_ITEM, TEXT, *PARTS, PRICE, STOCK], others=True, report=report
         )
-        repeated = ~items["item"].is_first_distinct()
-        if repeated.any() and report is None:
+        repeated = items["item"].filter(~items["item"].is_first_distinct()).to_list()
+        if repeated and report is None:
             raise RecsysError(
-                f"{file}: item {items['item'].filter(repeated)[0]!r} is there more than once; "
-                "keep one line an item"
+                f"{file}: item {repeated[0]!r} is there more than once; keep one line an item"
             )
     if report is not None:
-        example = items["item"].filter(repeated)[0] if repeated.any() else ""
-        report.note("the item is in the catalogue again", int(repeated.sum()), "dropped", example)
-    items = items.filter(~repeated)
+        report.note("the item is in the catalogue again", len(repeated), "dropped", repeated)
+    items = items.unique("item", keep="first", maintain_order=True)
     parts = [pl.col(part.name) for part in PARTS if part.name in items.columns]
     if "text" not in items.columns:
         composed = pl.concat_str(parts, separator=" ", ignore_nulls=True) if parts else pl.lit("")

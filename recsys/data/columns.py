@@ -9,7 +9,8 @@ ITEM = Column(
     "item", "id", ("item_id", "product_id", "movie_id", "stock_code", "doc_id", "asin", "sku")
 )
 TIME = Column(
-    "time", "time", ("timestamp", "invoice_date", "datetime", "date", "unix_review_time"), required=False
-)
+    "time", "time", ("timestamp", "event_time", "invoice_date", "datetime", "date", "unix_review_time"),
+    required=False,
+)  # fmt: skip
 EVENT = Column("event", "text", ("event_type", "behavior", "action"), required=False)
 RATING = Column("rating", "number", ("overall", "stars"))

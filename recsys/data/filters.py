@@ -75,16 +75,15 @@ def of_items(events: pl.DataFrame, items: Collection[str], report: Report) -> pl
     RecsysError
         When none is known.
     """
-    known = pl.Series(items, dtype=pl.String) if len(items) else pl.Series([], dtype=pl.String)
-    kept = events.filter(pl.col("item").is_in(known.implode()))
+    is_known = events["item"].is_in(list(items))
+    kept = events.filter(is_known)
     if not len(kept):
         raise RecsysError(
-            f"none of the {events['item'].n_unique()} items in the events is among the {len(items)} "
-            f"that are known; the events have {events['item'][0]!r}, for example"
+            f"none of the {events['item'].n_unique()} items in the events is among the "
+            f"{len(items)} that are known; the events have {events['item'][0]!r}, for example"
         )
-    unseen = events.join(kept.select("item").unique(), on="item", how="anti")
-    example = unseen["item"][0] if len(unseen) else ""
-    report.note("the item is unknown", len(unseen), "dropped", example)
+    unknown = events["item"].filter(~is_known)
+    report.note("the item is unknown", len(unknown), "dropped", unknown.head(1).to_list())
     return kept
 
 
@@ -109,18 +108,16 @@ def k_core(
     """
     dropped = {"user": 0, "item": 0}
     least = {"user": min_user_events, "item": min_item_events}
-    kept, rounds, changed = events, 0, True
+    kept, changed = events, True
     while changed and len(kept):
-        changed, rounds = False, rounds + 1
+        changed = False
         for side, minimum in least.items():
             before = len(kept)
             kept = kept.filter(pl.len().over(side) >= minimum)
             dropped[side] += before - len(kept)
             changed |= len(kept) < before
     for side, minimum in least.items():
-        report.note(
-            f"the {side} has fewer than {minimum} events ({rounds} rounds)", dropped[side], "dropped"
-        )
+        report.note(f"the {side} has fewer than {minimum} events", dropped[side], "dropped")
     if not len(kept):
         raise RecsysError(
             f"no events remain with {min_user_events} or more a user and {min_item_events} or more "

@@ -47,8 +47,8 @@ def load_impressions(
     -------
     polars.DataFrame
         ``time`` (Float64, seconds since 1970), ``item`` (String), ``position`` (Int32), ``click``
-        (Int8, 0 or 1), ``propensity`` (Float64, probability with which the logging policy showed the
-        item at the position), then the file's further columns under their own names: context, as
+        (Int8, 0 or 1), ``propensity`` (Float64, probability with which the logging policy showed
+        the item at the position), then the file's further columns under their own names: context, as
         numbers where all values are, else text.
 
     Raises

@@ -1,8 +1,8 @@
 """Who interacted with what, in which order: one compact table and the files it is read from.
 
 `load_interactions` reads a folder written by `write_interactions` (``sequences.parquet``,
-``items.parquet``) or events in one of the formats of `recsys.data.events`. A catalogue ``items.csv``
-(or .tsv, .parquet, …; see `recsys.data.catalogue`) beside them gives the item texts, and its items
+``items.parquet``) or events in one of the formats of `recsys.data.events`. A catalogue beside them
+(``items.csv``, .tsv, .parquet, …; see `recsys.data.catalogue`) gives the item texts, and its items
 that nobody has turned to yet belong to the vocabulary too.
 """
 
@@ -100,7 +100,7 @@ class Interactions:
         )
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of users, items, order and texts (all that training reads; not the times)."""
+        """sha256 (hex) of users, items, order and texts: all that training reads; not the times."""
         digest = hashlib.sha256()
         for texts in (self.users, self.items, self.item_text or []):
             for text in texts:

@@ -13,7 +13,7 @@ from recsys.data.source import local_copy
 from recsys.data.tables import Column, data_file, read_table
 from recsys.errors import RecsysError
 
-QUERY = Column("query", "id", ("search_query", "search_term", "query_text"), wanted="a query's text")
+QUERY = Column("query", "id", ("search_query", "search_term"), wanted="a query's text")
 RELEVANCE = Column(
     "relevance", "number", ("rating", "final_rating", "grade", "judgment", "label"),
     allowed=lambda value: value >= 0, wanted="a grade from 0",
@@ -82,5 +82,7 @@ def load_judgments(
                 "keep one grade"
             )
     if report is not None:
-        report.note("the pair of query and item is judged again", len(frame) - len(pairs), "dropped")
-    return Judgments(pairs["query"].to_list(), pairs["item"].to_list(), pairs["relevance"].to_numpy())
+        report.note("query and item are judged again", len(frame) - len(pairs), "dropped")
+    return Judgments(
+        pairs["query"].to_list(), pairs["item"].to_list(), pairs["relevance"].to_numpy()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -33,10 +34,10 @@ class Report:
 
     findings: list[Finding] = field(default_factory=list)
 
-    def note(self, problem: str, rows: int, action: str, example: str = "") -> None:
-        """Add a finding, unless it concerns no rows."""
+    def note(self, problem: str, rows: int, action: str, examples: Sequence[str] = ()) -> None:
+        """Add a finding, unless it concerns no rows; of the examples the first is kept."""
         if rows:
-            self.findings.append(Finding(problem, rows, action, example))
+            self.findings.append(Finding(problem, rows, action, examples[0] if examples else ""))
 
     @property
     def dropped(self) -> int:

@@ -18,7 +18,7 @@ Objects = tuple[Iterable[str], Callable[[str, Path], object]]
 def local_copy(address: Path | str, *, endpoint: str | None = None) -> Iterator[Path]:
     """Give the local path of the data at an address, for as long as the context lasts.
 
-    Of a bucket's folder the data files that lie directly in it are fetched, into a temporary folder.
+    Of a bucket's folder the data files that lie directly in it are fetched, to a temporary folder.
     Errors raised in the context name the address instead of the temporary copy.
 
     Parameters

@@ -103,7 +103,7 @@ def time_split(
         part comes out empty.
     """
     times = interactions.times
-    if times is None:
+    if times is None or not len(times):
         raise RecsysError("the data has no times, so it can only be split by leave-one-out")
     owner = np.repeat(np.arange(len(interactions.users)), np.diff(interactions.offsets))
     unordered = np.flatnonzero((np.diff(times) < 0) & (np.diff(owner) == 0))
@@ -112,15 +112,15 @@ def time_split(
         raise RecsysError(f"the events of user {user!r} are not in order of time; sort them first")
     ordered = np.sort(times)
     if test_from is None:
-        test_from = float(ordered[int(0.9 * len(ordered))]) if len(ordered) else 0.0
+        test_from = float(ordered[int(0.9 * len(ordered))])
     if validation_from is None:
         earlier = ordered[ordered < test_from]
         place = min(int(8 / 9 * len(earlier)), len(earlier) - 1)
         validation_from = float(earlier[place]) if len(earlier) else test_from
     if validation_from > test_from:
         raise RecsysError(
-            f"the validation begins at {validation_from:g}, after the test at {test_from:g} "
-            "(seconds since 1970): turn them round"
+            f"the validation begins at {_date(validation_from)}, after the test at "
+            f"{_date(test_from)} (UTC): turn them round"
         )
     split = TimeSplit(
         train=interactions.where(times < validation_from),
@@ -131,10 +131,10 @@ def time_split(
     )
     for part in ("train", "validation", "test"):
         if not len(getattr(split, part).sequence):
-            span = f"from {ordered[0]:.0f} to {ordered[-1]:.0f}" if len(ordered) else "nowhere"
             raise RecsysError(
-                f"no event falls into {part}: the times go {span}, the validation begins at "
-                f"{validation_from:.0f} and the test at {test_from:.0f} (seconds since 1970)"
+                f"no event falls into {part}: the times go from {_date(ordered[0])} to "
+                f"{_date(ordered[-1])}, the validation begins at {_date(validation_from)} and the "
+                f"test at {_date(test_from)} (UTC)"
             )
     return split
 
@@ -164,3 +164,7 @@ def first_after(
     kept[(interactions.offsets[:-1] + np.diff(counts))[evaluated]] = True
     nobody = np.full_like(targets, -1)
     return interactions.where(kept), Split(split.train, nobody, targets)
+
+
+def _date(seconds: float) -> str:
+    return str(np.datetime64(int(seconds), "s"))

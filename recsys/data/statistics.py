@@ -75,16 +75,15 @@ def note_oddities(interactions: Interactions, report: Report) -> None:
         (2, "the user has two events", "kept, trained on but not evaluated"),
     ):
         found = np.flatnonzero(lengths == events)
-        example = interactions.users[found[0]] if len(found) else ""
-        report.note(problem, len(found), action, example)
-    unseen = np.flatnonzero(
-        np.bincount(interactions.sequence, minlength=len(interactions.items)) == 0
-    )
-    example = interactions.items[unseen[0]] if len(unseen) else ""
-    report.note("the item has no event", len(unseen), "kept in the vocabulary", example)
+        report.note(problem, len(found), action, [interactions.users[user] for user in found[:1]])
+    popularity = np.bincount(interactions.sequence, minlength=len(interactions.items))
+    unseen = np.flatnonzero(popularity == 0)
+    examples = [interactions.items[item] for item in unseen[:1]]
+    report.note("the item has no event", len(unseen), "kept in the vocabulary", examples)
     if interactions.item_text is not None:
-        silent = [item for item, text in zip(interactions.items, interactions.item_text) if not text]
-        report.note("the item has no text", len(silent), "kept", silent[0] if silent else "")
+        texts = zip(interactions.items, interactions.item_text, strict=True)
+        silent = [item for item, text in texts if not text]
+        report.note("the item has no text", len(silent), "kept", silent)
 
 
 def _quantiles(counts: np.ndarray) -> dict[str, float]:

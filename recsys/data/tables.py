@@ -1,8 +1,8 @@
 """Tables in files, column by column: known under several names, typed, and checked row by row.
 
 CSV, TSV and RecBole's atomic files (``.csv``, ``.tsv``, ``.inter``, ``.item``), JSON lines
-(``.jsonl``), all of these also gzipped (``.gz``), and Parquet. The first line of the text formats is
-a header. Lines that are blank are skipped.
+(``.jsonl``), all of these also gzipped (``.gz``), and Parquet. The first line of CSV and TSV names
+the columns. Lines without a value are skipped.
 
 A value that its column does not allow is, without a `Report`, an error that names file and line;
 with one, its row is left out and counted there.
@@ -36,13 +36,13 @@ MOST_COLUMNS = 200
 ATTRIBUTES = "attributes"
 # Tables that go beside the one that is looked for.
 BESIDE = ("readme", "items", "products", "catalogue", "users", "queries", "judgments")
-DATE_FORMATS = [
+DATE_FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f",
     "%Y-%m-%d %H:%M:%S%.f%#z",
     "%Y-%m-%d %H:%M",
     "%Y-%m-%d %H:%M%#z",
     "%Y-%m-%d",
-]
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Column:
 
     def wants(self) -> str:
         """What a value must be, in words."""
-        article = "an" if self.name[0] in "aeiou" else "a"
+        article = "an" if self.name[0] in "aeio" else "a"
         of_kind = {
             "id": f"{article} {self.name} id",
             "text": "text",
@@ -102,7 +102,7 @@ class Table:
     file: Path
     frame: pl.DataFrame
 
-    def source_of(self, column: Column) -> str | None:
+    def _source_of(self, column: Column) -> str | None:
         """The file's name of a column, or None where it has no such column."""
         known = {_plain(name): name for name in reversed(self.frame.columns) if name != ROW}
         names = map(_plain, (column.name, *column.aliases))
@@ -110,7 +110,7 @@ class Table:
 
     def has(self, *columns: Column) -> bool:
         """Whether the file has all of these columns."""
-        return all(self.source_of(column) is not None for column in columns)
+        return all(self._source_of(column) is not None for column in columns)
 
     def load(
         self, columns: Sequence[Column], *, others: bool = False, report: Report | None = None
@@ -120,7 +120,7 @@ class Table:
         Parameters
         ----------
         others
-            Keep all further columns too, under their own names; as numbers where every value is one.
+            Keep all further columns too, under their own names; as numbers where all values are.
         report
             Where bad rows are counted; without it the first is an error.
 
@@ -129,7 +129,7 @@ class Table:
         RecsysError
             When a required column is missing, or on a bad value.
         """
-        sources = {column: self.source_of(column) for column in columns}
+        sources = {column: self._source_of(column) for column in columns}
         for column, source in sources.items():
             if source is None and column.required:
                 names = ", ".join(name for name in self.frame.columns if name != ROW)
@@ -152,7 +152,7 @@ class Table:
                     f"it must be {column.wants()}"
                 )
             report.note(
-                f"{column.name} is not {column.wants()}", len(bad), "dropped", self._place(first)
+                f"{column.name} is not {column.wants()}", len(bad), "dropped", [self._place(first)]
             )
             good = good & _allowed(typed, raw, column)
         if others:
@@ -198,7 +198,7 @@ def read_table(file: Path) -> Table:
         else:
             frame = _read_separated(file, format)
     except pl.exceptions.NoDataError:
-        raise RecsysError(f"{file} is empty; it needs a header with the names of the columns") from None
+        raise RecsysError(f"{file} is empty; its first line must name the columns") from None
     except (pl.exceptions.PolarsError, OSError, EOFError, UnicodeDecodeError) as error:
         name = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines"}.get(format, "TSV")
         raise RecsysError(
@@ -301,7 +301,7 @@ def _read_json_lines(file: Path) -> pl.DataFrame:
     data = {key: [row.get(key) for row in rows.values()] for key in columns}
     if wide:
         data[ATTRIBUTES] = [
-            "|".join(f"{key}: {row[key]}" for key in row if key not in data and row[key] is not None)
+            "|".join(f"{key}: {text}" for key, text in row.items() if key not in data and text)
             for row in rows.values()
         ]
     if not data:
@@ -355,8 +355,9 @@ def _allowed(typed: pl.Series, raw: pl.Series, column: Column) -> pl.Series:
 
 
 def _is_blank(values: pl.Series) -> pl.Series:
-    blank = values.is_null()
-    return blank | (values.str.strip_chars() == "").fill_null(False) if values.dtype == pl.String else blank
+    if values.dtype != pl.String:
+        return values.is_null()
+    return values.str.strip_chars().fill_null("") == ""
 
 
 def _seconds(raw: pl.Series) -> pl.Series:
