@@ -39,7 +39,7 @@ def environment_store(environment: Environment) -> Store:
 
 
 def load_data(environment: Environment, address: str) -> Interactions:
-    """Interactions at a path or a bucket's address; `synthetic` is the generated shop of the environment."""
+    """Interactions at a path, s3:// or gs://; `synthetic` is the environment's generated shop."""
     from recsys.data.interactions import load_interactions
     from recsys.data.synthetic import write_shop
 

@@ -74,6 +74,7 @@ def convert(
     from recsys.data.interactions import write_interactions
     from recsys.data.prepare import prepare
 
+    _require_own(target)
     prepared = prepare(path, endpoint=endpoint, **filters)
     write_interactions(prepared.interactions, target)
     if as_json:
@@ -118,6 +119,8 @@ def split(
     from recsys.data.split import time_split
     from recsys.data.statistics import statistics
 
+    for name in ("train", "validation", "test"):
+        _require_own(target / name)
     parts = time_split(
         load_interactions(path, endpoint=endpoint),
         validation_from=_moment("--validation-from", validation_from),
@@ -143,6 +146,12 @@ def split(
             for name, part in figures.items()
         ],
     )
+
+
+def _require_own(target: Path) -> None:
+    """Refuse to write among files that are not of these commands' making."""
+    if target.exists() and any(target.iterdir()) and not (target / "sequences.parquet").exists():
+        raise click.UsageError(f"{target} holds other files already: name a new or an empty folder")
 
 
 def _rows(figures: dict[str, Any]) -> list[list[str]]:

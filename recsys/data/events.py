@@ -40,7 +40,8 @@ def load_events(
         See `recsys.data.source.local_copy`.
     report
         Bad rows (no user, no item, a time or rating that is none) are left out and counted here;
-        without it the first is an error. Times out of order are sorted and counted.
+        without it the first is an error, as it always is in text without a header. Times out of
+        order are sorted and counted.
 
     Returns
     -------
@@ -85,7 +86,10 @@ def read_events(
         return _read_text(file)
     table = read_table(file)
     if table.has(BASKET, ITEM, QUANTITY, PRICE):
-        return purchases(load_baskets(file, report=bad_rows), report)
+        bought = purchases(load_baskets(file, report=bad_rows), report)
+        if not len(bought):
+            raise RecsysError(f"{file} holds no purchase of a known customer")
+        return bought
     columns = [USER, ITEM, TIME, EVENT, *([replace(RATING, required=False)] if ratings else [])]
     events = table.load(columns, report=bad_rows)
     if not len(events):

@@ -126,10 +126,9 @@ def write_interactions(interactions: Interactions, folder: Path) -> None:
         schema={"user": pl.String, "items": pl.List(pl.Int32)},
     )
     if interactions.times is not None:
-        times = np.split(interactions.times, interactions.offsets[1:-1])
-        sequences = sequences.with_columns(
-            pl.Series("times", [part.tolist() for part in times], dtype=pl.List(pl.Float64))
-        )
+        bounds = zip(interactions.offsets, interactions.offsets[1:], strict=False)
+        times = [interactions.times[start:end].tolist() for start, end in bounds]
+        sequences = sequences.with_columns(pl.Series("times", times, dtype=pl.List(pl.Float64)))
     write_atomically(folder / "items.parquet", items.write_parquet)
     write_atomically(folder / "sequences.parquet", sequences.write_parquet)
 

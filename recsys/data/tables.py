@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ class Table:
         for column, source in found.items():
             raw = self.frame[source]
             loaded[column.name] = typed = _typed(raw, column)
-            bad = (good & ~_allowed(typed, raw, column)).arg_true()
+            allowed = _allowed(typed, raw, column)
+            bad = (good & ~allowed).arg_true()
             if not len(bad):
                 continue
             first = int(bad[0])
@@ -154,7 +156,7 @@ class Table:
             report.note(
                 f"{column.name} is not {column.wants()}", len(bad), "dropped", [self._place(first)]
             )
-            good = good & _allowed(typed, raw, column)
+            good &= allowed
         if others:
             for name in self.frame.columns:
                 # A nameless first column is the row number that pandas writes.
@@ -199,7 +201,7 @@ def read_table(file: Path) -> Table:
             frame = _read_separated(file, format)
     except pl.exceptions.NoDataError:
         raise RecsysError(f"{file} is empty; its first line must name the columns") from None
-    except (pl.exceptions.PolarsError, OSError, EOFError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
         name = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines"}.get(format, "TSV")
         raise RecsysError(
             (_ragged_line(file) if format == ".csv" else None)
@@ -327,7 +329,7 @@ def _ragged_line(file: Path) -> str | None:
                         f"{file}, line {records.line_num}: {len(record)} fields, the header has "
                         f"{width}; mend or remove the line"
                     )
-        except (csv.Error, OSError, EOFError):
+        except (csv.Error, OSError, EOFError, zlib.error):
             return None
     return None
 

@@ -59,6 +59,14 @@ def test_convert_refuses_bad_rows_unless_told(log: Path, tmp_path: Path) -> None
     assert json.loads(told)["read"] == 9
 
 
+def test_other_files_are_not_written_over(log: Path, tmp_path: Path) -> None:
+    refused = run(tmp_path, "convert", log, tmp_path, fails=True)
+    assert refused.exit_code == 2 and "holds other files already" in refused.output
+    target = tmp_path / "prepared"
+    for _ in range(2):
+        run(tmp_path, "convert", log, target)
+
+
 def test_split_cuts_at_the_same_moments_for_all(log: Path, tmp_path: Path) -> None:
     moments = ("--validation-from", "2025-03-01", "--test-from", "2025-04-01")
     text = run(tmp_path, "split", log, tmp_path / "parts", *moments).output

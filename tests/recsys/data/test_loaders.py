@@ -149,6 +149,14 @@ def test_baskets_and_the_sequences_in_them(tmp_path: Path) -> None:
     assert loaded.item_text == ["LAMP", "CHAIR, RED"]
 
 
+def test_baskets_of_nobody_are_no_sequences(tmp_path: Path) -> None:
+    file = tmp_path / "baskets.csv"
+    file.write_text("basket,item,quantity,price,time\n1,a,1,2,3\n")
+    assert load_baskets(tmp_path).row(0) == ("1", "a", 1.0, 2.0, 3.0)
+    with pytest.raises(RecsysError, match="baskets.csv holds no purchase of a known customer"):
+        load_interactions(file)
+
+
 def test_sales_without_baskets(tmp_path: Path) -> None:
     file = tmp_path / "oj.csv"
     file.write_text("sales,price,brand,feat\n8256,3.87,tropicana,0\n")

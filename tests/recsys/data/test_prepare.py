@@ -78,6 +78,9 @@ def test_prepared_data_keep_their_times_and_are_not_prepared_again(log: Path) ->
     assert back.select([1, 0]).times.tolist() == [2, 1, 5, 9]
     with pytest.raises(RecsysError, match="is prepared already"):
         prepare(folder)
+    write_interactions(interactions.select([]), folder)
+    nobody = load_interactions(folder)
+    assert nobody.users == [] and nobody.items == interactions.items and not len(nobody.times)
 
 
 def test_statistics(log: Path) -> None:
