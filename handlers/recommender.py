@@ -30,7 +30,7 @@ class Recommender:
 
     def __init__(self, folder: Path) -> None:
         loaded = load_model(folder)
-        self.model = loaded.model.eval()
+        self.model = loaded.model.folded()
         self.items = np.array(loaded.items, dtype=object)
         self.index = {item: place for place, item in enumerate(loaded.items)}
         self.cold = self._cold_scores()
