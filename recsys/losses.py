@@ -60,7 +60,7 @@ def sampled_softmax(
     """
     expected = log_chance[negatives] + math.log(len(negatives))
     others = (hidden @ table[negatives].T - expected).masked_fill(
-        negatives == targets[:, None], -torch.inf
+        negatives == targets[:, None], torch.finfo(hidden.dtype).min
     )
     at_target = (hidden * table[targets]).sum(1)
     return (torch.logaddexp(at_target, others.logsumexp(1)) - at_target).mean()

@@ -121,16 +121,21 @@ class TextTower(nn.Module):
         by_feature = members.argsort(stable=True)
         owners = torch.arange(len(lengths)).repeat_interleave(lengths)
         counts = torch.bincount(members, minlength=self.embedding.num_embeddings)
-        self._bags = (members, self.offsets, weights)
-        self._transposed = (
-            owners[by_feature],
-            F.pad(counts.cumsum(0), (1, 0)),
-            weights[by_feature],
-        )
+        laid_out = {
+            "members": members,
+            "weights": weights,
+            "owners": owners[by_feature],
+            "owner_offsets": F.pad(counts.cumsum(0), (1, 0)),
+            "owner_weights": weights[by_feature],
+        }
+        for name, tensor in laid_out.items():
+            self.register_buffer(name, tensor, persistent=False)
 
     def forward(self) -> Tensor:
         """float[items, d]; zero for an item without a text."""
-        return _SumOfBags.apply(self.embedding.weight, self._bags, self._transposed)
+        bags = (self.members, self.offsets, self.weights)
+        transposed = (self.owners, self.owner_offsets, self.owner_weights)
+        return _SumOfBags.apply(self.embedding.weight, bags, transposed)
 
     def embed(self, features: Tensor, offsets: Tensor) -> Tensor:
         """float[bags, d] of other bags, laid out as in `TextBags`."""
