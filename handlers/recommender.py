@@ -72,7 +72,8 @@ class Recommender:
         warm = [row for row, history in enumerate(histories) if history]
         if not warm:
             return self.cold.repeat(len(histories), 1)
-        known = self.model.scores(self.model.encode([histories[row] for row in warm]))
+        told = [histories[row] for row in warm]
+        known = self.model.scores(self.model.encode(told), told)
         if len(warm) == len(histories):
             return known
         scores = self.cold.repeat(len(histories), 1)

@@ -2,7 +2,8 @@
 
 Both take the same arguments: hidden states float[rows, d], the item table float[items, d], targets
 int64[rows], and one draw of negatives int64[n] that all rows share, so that the scores are a
-matrix product. A negative that is a row's own target does not count in that row.
+matrix product. A negative that is a row's own target does not count in that row. The scores at
+the places `biased` get `bias` added, as in `recsys.softmax`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from recsys.softmax import Places
 
 
 class PopularitySampler:
@@ -40,13 +43,21 @@ class PopularitySampler:
 
 
 def sampled_softmax(
-    hidden: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, log_chance: Tensor
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    log_chance: Tensor,
+    *,
+    bias: Tensor | None = None,
+    biased: Places | None = None,
 ) -> Tensor:
     """Softmax cross-entropy over a sample, corrected for how likely each item is to be drawn.
 
-    A negative drawn n times with chance q stands for ``1 / (n q)`` items of its kind, so log(n q)
-    is taken off its score (Yi et al., 2019, "Sampling-bias-corrected neural modeling", §4). The
-    target is always there and needs no correction: in expectation the sum is the whole catalogue's.
+    A negative drawn with chance q in n draws stands for ``1 / (n q)`` items of its kind, so
+    log(n q) is taken off its score (Yi et al., 2019, "Sampling-bias-corrected neural modeling",
+    §4). The target is always there and needs no correction: in expectation the sum is the whole
+    catalogue's.
 
     Parameters
     ----------
@@ -58,16 +69,22 @@ def sampled_softmax(
     Tensor
         Mean over the rows, in nats.
     """
-    expected = log_chance[negatives] + math.log(len(negatives))
-    others = (hidden @ table[negatives].T - expected).masked_fill(
-        negatives == targets[:, None], torch.finfo(hidden.dtype).min
-    )
-    at_target = (hidden * table[targets]).sum(1)
+    drawn, times = negatives.unique(return_counts=True)
+    correction = times.log() - math.log(len(negatives)) - log_chance[drawn]
+    at_target, others = _scores(hidden, table, targets, drawn, bias, biased)
+    others = others + correction.to(others.dtype)
     return (torch.logaddexp(at_target, others.logsumexp(1)) - at_target).mean()
 
 
 def generalised_bce(
-    hidden: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, calibration: float
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    calibration: float,
+    *,
+    bias: Tensor | None = None,
+    biased: Places | None = None,
 ) -> Tensor:
     """Binary cross-entropy whose positive chance is raised to a power beta <= 1.
 
@@ -77,7 +94,7 @@ def generalised_bce(
     Parameters
     ----------
     negatives
-        Drawn evenly.
+        Drawn evenly; fewer than there are items.
     calibration
         t of the paper: 0 is plain binary cross-entropy (beta = 1), 1 calibrates fully.
 
@@ -88,7 +105,38 @@ def generalised_bce(
     """
     alpha = len(negatives) / (len(table) - 1)
     beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
-    scores = hidden @ table[negatives].T
-    others = F.softplus(scores).masked_fill(negatives == targets[:, None], 0.0).sum(1)
-    at_target = F.softplus(-(hidden * table[targets]).sum(1))
-    return (beta * at_target + others).mean()
+    drawn, times = negatives.unique(return_counts=True)
+    at_target, others = _scores(hidden, table, targets, drawn, bias, biased)
+    return (beta * F.softplus(-at_target) + (F.softplus(others) * times).sum(1)).mean()
+
+
+def _scores(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    drawn: Tensor,
+    bias: Tensor | None,
+    biased: Places | None,
+) -> tuple[Tensor, Tensor]:
+    """float[rows] of the targets and float[rows, drawn] of the sorted negatives.
+
+    A negative that is the row's target scores so low that it counts for nothing.
+    """
+    at_target = (hidden * table[targets]).sum(1)
+    others = hidden @ table[drawn].T
+    if bias is not None and biased is not None:
+        rows, items = biased
+        hit = targets[rows] == items
+        at_target = at_target.index_put((rows[hit],), bias, accumulate=True)
+        places, there = _places(drawn, rows, items)
+        others = others.index_put(places, bias.expand(len(there)), accumulate=True)
+    own, _ = _places(drawn, torch.arange(len(targets)), targets)
+    lowest = others.new_tensor(torch.finfo(others.dtype).min)
+    return at_target, others.index_put_(own, lowest)
+
+
+def _places(drawn: Tensor, rows: Tensor, items: Tensor) -> tuple[Places, Tensor]:
+    """Where (row, item) lie in the matrix over the drawn items: only of the items that were."""
+    slots = torch.searchsorted(drawn, items).clamp_max_(len(drawn) - 1)
+    there = (drawn[slots] == items).nonzero()[:, 0]
+    return (rows[there], slots[there]), there

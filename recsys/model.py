@@ -21,6 +21,11 @@ from recsys.recipe import Recipe
 from recsys.text import TextBags, TextTower
 
 
+# An optimizer that moves every weight by about its rate a step would need many epochs to bring one
+# number to where it matters.
+SEEN_BIAS_SCALE = 10.0
+
+
 class Block(nn.Module):
     """Pre-norm self-attention and feed-forward, each with a residual."""
 
@@ -89,6 +94,17 @@ class SequentialRecommender(nn.Module):
         self.text_tower = (
             TextTower(texts, recipe.text_buckets, recipe.dimension) if texts else None
         )
+
+        self._seen_bias = nn.Parameter(torch.zeros(()))
+
+    @property
+    def seen_bias(self) -> Tensor:
+        """Scalar that is added to the scores of items that the user has had.
+
+        Vectors that make an item likely after the like of it make it likely after itself. Whether
+        people come back for the same thing is a matter of the shop, and one number learns it.
+        """
+        return self._seen_bias * SEEN_BIAS_SCALE
 
     @property
     def mask(self) -> int:
@@ -203,6 +219,16 @@ class SequentialRecommender(nn.Module):
         tower.index()
         return model
 
-    def scores(self, state: Tensor) -> Tensor:
-        """float[B, items] of states float[B, d]; higher is more likely to be next."""
-        return state @ self.output_table.T
+    def scores(
+        self, state: Tensor, histories: Sequence[Sequence[int] | np.ndarray] | None = None
+    ) -> Tensor:
+        """float[B, items] of states float[B, d]; higher is more likely to be next.
+
+        Given the B histories, the scores count what it means to have had an item before.
+        """
+        scores = state @ self.output_table.T
+        if histories is not None:
+            seen = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
+            rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+            scores[rows, np.concatenate(seen)] += self.seen_bias
+        return scores

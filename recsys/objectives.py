@@ -20,7 +20,7 @@ from recsys.losses import PopularitySampler, generalised_bce, sampled_softmax
 from recsys.model import SequentialRecommender
 from recsys.packing import Packed, Windows, pack, training_windows
 from recsys.recipe import Recipe
-from recsys.softmax import chunked_cross_entropy
+from recsys.softmax import Places, chunked_cross_entropy
 
 # Softness of the contrastive choice (Xie et al., 2022) and the share of a session in its views.
 TEMPERATURE = 0.1
@@ -57,6 +57,9 @@ class NextItem:
                 "no user has two training events, so there is no next item to learn from"
             )
         self.recipe = recipe
+        # A sample as large as the catalogue costs more than the catalogue, and knows less.
+        whole = recipe.negatives >= len(interactions.items)
+        self.loss = "softmax" if whole else recipe.loss
         counts = np.bincount(interactions.sequence, minlength=len(interactions.items))
         power = recipe.negative_power if recipe.loss == "sampled" else 0.0
         self.sampler = PopularitySampler(counts, power)
@@ -69,19 +72,35 @@ class NextItem:
         generator: np.random.Generator,
     ) -> tuple[Tensor, int]:
         targets = torch.from_numpy(self.windows.sequence[places + 1]).long()
-        table = model.input_table()
-        states = model(packed, table=table)
-        return self._loss(states, table[: model.items], targets, generator), len(targets)
-
-    def _loss(
-        self, states: Tensor, table: Tensor, targets: Tensor, generator: np.random.Generator
-    ) -> Tensor:
-        if self.recipe.loss == "softmax":
-            return chunked_cross_entropy(states, table, targets)
+        inputs = model.input_table()
+        states, table = model(packed, table=inputs), inputs[: model.items]
+        bias = {"bias": model.seen_bias, "biased": seen(packed)}
+        if self.loss == "softmax":
+            return chunked_cross_entropy(states, table, targets, **bias), len(targets)
         negatives = self.sampler.draw(self.recipe.negatives, generator)
-        if self.recipe.loss == "sampled":
-            return sampled_softmax(states, table, targets, negatives, self.sampler.log_chance)
-        return generalised_bce(states, table, targets, negatives, self.recipe.calibration)
+        if self.loss == "sampled":
+            chance = self.sampler.log_chance
+            loss = sampled_softmax(states, table, targets, negatives, chance, **bias)
+        else:
+            t = self.recipe.calibration
+            loss = generalised_bce(states, table, targets, negatives, t, **bias)
+        return loss, len(targets)
+
+
+def seen(packed: Packed) -> Places:
+    """Which items each packed event and those before it in the window are: (events, items)."""
+    events, before = [], []
+    start = 0
+    for count, length in packed.groups:
+        later, earlier = np.tril_indices(length)
+        first = start + length * np.arange(count)[:, None]
+        events.append((first + later).ravel())
+        before.append((first + earlier).ravel())
+        start += count * length
+    rows, items = np.concatenate(events), packed.items.numpy()[np.concatenate(before)]
+    width = items.max() + 1
+    rows, items = np.divmod(np.unique(rows * width + items), width)
+    return torch.from_numpy(rows), torch.from_numpy(items)
 
 
 class Pretraining:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -33,6 +34,33 @@ def test_every_item_drawn_once_is_the_whole_softmax(parts: tuple) -> None:
     torch.testing.assert_close(given, expected)
     torch.testing.assert_close(
         gradients(given, hidden, table), gradients(expected, hidden, table)
+    )
+
+
+def test_a_bias_counts_for_targets_and_negatives(parts: tuple) -> None:
+    hidden, table, targets = parts
+    bias = torch.tensor(-1.5, dtype=torch.double, requires_grad=True)
+    there = torch.rand(ROWS, ITEMS) < 0.4
+    there[0, targets[0]] = True
+    everything = torch.arange(ITEMS)
+    biased = {"bias": bias, "biased": there.nonzero(as_tuple=True)}
+
+    def compare(given: torch.Tensor, whole: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        expected = whole(hidden @ table.T + bias * there)
+        torch.testing.assert_close(given, expected)
+        torch.testing.assert_close(
+            gradients(given, hidden, table, bias), gradients(expected, hidden, table, bias)
+        )
+
+    evenly = torch.full((ITEMS,), -math.log(ITEMS), dtype=torch.double)
+    compare(
+        sampled_softmax(hidden, table, targets, everything, evenly, **biased),
+        lambda logits: F.cross_entropy(logits, targets),
+    )
+    own = F.one_hot(targets, ITEMS).double()
+    compare(
+        generalised_bce(hidden, table, targets, everything, 0.0, **biased),
+        lambda logits: F.binary_cross_entropy_with_logits(logits, own) * ITEMS,
     )
 
 

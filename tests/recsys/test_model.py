@@ -48,6 +48,16 @@ def test_scores_are_for_items_only(model: SequentialRecommender) -> None:
     assert model.encode([]).shape == (0, 16)
 
 
+def test_what_was_seen_counts_where_the_histories_are_told(model: SequentialRecommender) -> None:
+    with torch.no_grad():
+        model._seen_bias.fill_(-0.5)
+    state = model.encode(HISTORIES)
+    difference = model.scores(state, HISTORIES) - model.scores(state)
+    for history, row in zip(HISTORIES, difference, strict=True):
+        expected = [-5.0 if item in history else 0.0 for item in range(10)]
+        torch.testing.assert_close(row, torch.tensor(expected))
+
+
 @pytest.mark.parametrize(
     ("histories", "sentence"),
     [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from recsys.objectives import (
     NextItem,
     Pretraining,
     SkipGram,
+    seen,
 )
-from recsys.packing import Windows, batches, training_windows
+from recsys.packing import Windows, batches, pack, training_windows
 from recsys.recipe import Recipe
 from recsys.text import hash_texts
 
@@ -155,6 +157,34 @@ def test_without_texts_there_is_no_text_to_mask(windows: Windows) -> None:
 def test_pretraining_without_events_is_refused(shop: Interactions) -> None:
     with pytest.raises(RecsysError, match="no training event to pretrain on"):
         Pretraining(shop.select([]), RECIPE)
+
+
+def test_an_event_has_seen_itself_and_what_was_before_it_in_its_window() -> None:
+    histories = [[7], [4, 4], [5, 0], [1, 2, 1, 3]]
+    lengths = np.array([len(history) for history in histories])
+    windows = Windows(np.concatenate(histories).astype(np.int32), lengths.cumsum() - lengths, lengths)
+    events, items = seen(pack(windows, np.arange(4))[0])
+    given = [set(items[events == event].tolist()) for event in range(9)]
+    assert given == [{7}, {4}, {4}, {5}, {5, 0}, {1}, {1, 2}, {1, 2}, {1, 2, 3}]
+    assert events.tolist() == sorted(events.tolist()) and len(events) == sum(map(len, given))
+
+
+def test_whether_people_come_back_is_learnt(shop: Interactions) -> None:
+    random = np.random.default_rng(0)
+    walks = {
+        "once": np.concatenate([random.permutation(60)[:10] for _ in range(100)]),
+        "again": np.concatenate([random.permutation(60)[:5].repeat(2) for _ in range(100)]),
+    }
+    biases = {}
+    for name, sequence in walks.items():
+        data = replace(
+            shop, offsets=np.arange(0, 1001, 10), sequence=sequence.astype(np.int32), users=[""] * 100
+        )
+        torch.manual_seed(0)
+        model = SequentialRecommender(60, RECIPE)
+        train(NextItem(data, RECIPE), model)
+        biases[name] = model.seen_bias.item()
+    assert biases["once"] < -1 < 0 < biases["again"]
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled", "gbce"])
