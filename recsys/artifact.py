@@ -20,7 +20,7 @@ from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 from recsys.text import TextBags
 
-TEXT_FEATURES, TEXT_OFFSETS = "text_tower.features", "text_tower.offsets"
+TEXT_WEIGHTS = ("text_tower.features", "text_tower.offsets", "text_tower.embedding.weight")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def model_of(weights: dict[str, Tensor], items: int, recipe: Recipe) -> Sequenti
         When the weights do not fit the number of items or the recipe.
     """
     texts = None
-    if TEXT_FEATURES in weights and TEXT_OFFSETS in weights:
-        texts = TextBags(weights[TEXT_FEATURES].numpy(), weights[TEXT_OFFSETS].numpy())
+    if weights.keys() >= set(TEXT_WEIGHTS):
+        features, offsets, embedding = (weights[name] for name in TEXT_WEIGHTS)
+        texts = TextBags(features.numpy(), offsets.numpy(), len(embedding))
     model = SequentialRecommender(items, recipe, texts)
     model.load_state_dict(weights)
     return model

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recsys.errors import RecsysError
 from recsys.packing import Packed, Windows, pack
 from recsys.recipe import Recipe
-from recsys.text import TextBags, TextTower
+from recsys.text import TextBags, TextTower, hash_texts
 
 
 # An optimizer that moves every weight by about its rate a step would need many epochs to bring one
@@ -66,7 +66,7 @@ class SequentialRecommender(nn.Module):
     recipe
         Shape and dropout.
     texts
-        Features of the items' texts (`recsys.text.hash_texts`), where there are any.
+        Features of the items' texts (`recsys.text.read_catalogue`), where there are any.
 
     Raises
     ------
@@ -91,9 +91,7 @@ class SequentialRecommender(nn.Module):
         # Logits of unit size from the first step on: smaller tied embeddings leave the softmax
         # flat, and the first epochs go into little but making them larger.
         nn.init.normal_(self.item_embedding.weight, std=recipe.dimension**-0.5)
-        self.text_tower = (
-            TextTower(texts, recipe.text_buckets, recipe.dimension) if texts else None
-        )
+        self.text_tower = TextTower(texts, recipe.dimension) if texts else None
 
         self._seen_bias = nn.Parameter(torch.zeros(()))
 
@@ -185,14 +183,13 @@ class SequentialRecommender(nn.Module):
             model.item_embedding.weight.copy_(self.input_table())
         return model
 
-    def with_new_items(self, texts: TextBags) -> SequentialRecommender:
+    def with_new_items(self, texts: Sequence[str]) -> SequentialRecommender:
         """A model that also recommends items of which it knows nothing but their texts.
 
         Parameters
         ----------
         texts
-            `recsys.text.hash_texts` of the new items' texts, into the recipe's buckets. They get
-            the indices from `items` on.
+            Of the new items, which get the indices from `items` on.
 
         Raises
         ------
@@ -205,17 +202,16 @@ class SequentialRecommender(nn.Module):
                 "has no events; train it on data with texts"
             )
         model = copy.deepcopy(self)
-        old, new = self.text_tower, len(texts.offsets) - 1
-        model.items = self.items + new
+        tower, new = model.text_tower, hash_texts(texts, self.text_tower.embedding.num_embeddings)
+        model.items = self.items + len(texts)
         table = self.item_embedding.weight.detach()
-        unknown = table.new_zeros(new, table.shape[1])
+        unknown = table.new_zeros(len(texts), table.shape[1])
         model.item_embedding = nn.Embedding.from_pretrained(
             torch.cat([table[: self.items], unknown, table[self.items :]]), freeze=False
         )
-        tower = model.text_tower
-        later = torch.from_numpy(texts.offsets[1:]) + old.offsets[-1]
-        tower.features = torch.cat([old.features, torch.from_numpy(texts.features)])
-        tower.offsets = torch.cat([old.offsets, later])
+        later = torch.from_numpy(new.offsets[1:]) + tower.offsets[-1]
+        tower.features = torch.cat([tower.features, torch.from_numpy(new.features)])
+        tower.offsets = torch.cat([tower.offsets, later])
         tower.index()
         return model
 

@@ -33,7 +33,8 @@ class Recipe:
     dropout
         Share of activations dropped while training (embeddings, attention and feed-forward output).
     text_buckets
-        Where items have texts, their hashed features share this many embeddings; 0 ignores texts.
+        Where items have texts, their hashed features share at most so many embeddings; 0 ignores
+        the texts.
     loss
         Of next-item prediction: ``softmax`` (against every item), ``sampled`` (softmax against
         drawn items with the logQ correction) or ``gbce``. See `recsys.losses`.

@@ -31,17 +31,29 @@ class TextBags:
         int32[...]: each item's feature numbers one after the other, sorted, without repeats.
     offsets
         int64[items + 1]; item i has ``features[offsets[i]:offsets[i + 1]]``, perhaps none.
+    buckets
+        The features are numbered 0 to ``buckets - 1``.
     """
 
     features: np.ndarray
     offsets: np.ndarray
+    buckets: int
+
+
+def read_catalogue(texts: Sequence[str], most: int) -> TextBags:
+    """The bags of a catalogue's texts, with a number of buckets that fits its language.
+
+    A power of two of at least twice as many as there are features, so that few share a number, but
+    `most` at most: a small shop gets a small table.
+    """
+    distinct = len({feature for text in set(texts) for feature in _features(text)})
+    return hash_texts(texts, min(most, 2 << max(1, distinct - 1).bit_length()))
 
 
 def hash_texts(texts: Sequence[str], buckets: int) -> TextBags:
-    """Read texts as bags of features numbered 0 to ``buckets - 1``.
+    """The bags of any texts in a given number of buckets.
 
-    The same text gives the same features on every machine. Two features may share a number; with
-    several times more buckets than features few do.
+    The same text gives the same features on every machine.
     """
     numbers: dict[str, int] = {}
     bags = []
@@ -56,6 +68,7 @@ def hash_texts(texts: Sequence[str], buckets: int) -> TextBags:
     return TextBags(
         np.concatenate([np.empty(0, np.int32), *bags]),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        buckets,
     )
 
 
@@ -98,16 +111,16 @@ class TextTower(nn.Module):
     ----------
     bags
         The features of all items.
-    buckets, dimension
-        Shape of the table of features.
+    dimension
+        Width of their embeddings.
     """
 
     features: Tensor
     offsets: Tensor
 
-    def __init__(self, bags: TextBags, buckets: int, dimension: int) -> None:
+    def __init__(self, bags: TextBags, dimension: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(buckets, dimension)
+        self.embedding = nn.Embedding(bags.buckets, dimension)
         nn.init.normal_(self.embedding.weight, std=dimension**-0.5)
         # Buffers are saved with the weights: who receives a model needs no texts to use it.
         self.register_buffer("features", torch.from_numpy(bags.features))

@@ -21,7 +21,7 @@ from recsys.model import SequentialRecommender
 from recsys.pretrain import pretrain
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
-from recsys.text import hash_texts
+from recsys.text import read_catalogue
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def train(
     with seeded(recipe.seed, Stage.WEIGHTS):
         texts = None
         if recipe.text_buckets and interactions.item_text:
-            texts = hash_texts(interactions.item_text, recipe.text_buckets)
+            texts = read_catalogue(interactions.item_text, recipe.text_buckets)
         model = SequentialRecommender(len(interactions.items), recipe, texts)
 
     total = recipe.pretrain_epochs + recipe.epochs

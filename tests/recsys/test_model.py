@@ -102,7 +102,7 @@ def test_a_folded_model_answers_the_same_without_its_tower(reader: SequentialRec
 def test_new_items_are_scored_by_their_texts_and_the_others_as_before(
     reader: SequentialRecommender,
 ) -> None:
-    larger = reader.with_new_items(hash_texts(["hat 7", TEXTS[2], ""], 512))
+    larger = reader.with_new_items(["hat 7", TEXTS[2], ""])
     state = reader.encode(HISTORIES)
     torch.testing.assert_close(larger.encode(HISTORIES), state)
     scores = larger.scores(state)
@@ -116,7 +116,7 @@ def test_new_items_are_scored_by_their_texts_and_the_others_as_before(
 
 def test_without_texts_there_are_no_new_items(model: SequentialRecommender) -> None:
     with pytest.raises(RecsysError, match="trained without item texts"):
-        model.with_new_items(hash_texts(["hat"], 512))
+        model.with_new_items(["hat"])
 
 
 def test_a_text_for_each_item_is_required() -> None:
@@ -133,7 +133,7 @@ def test_an_item_without_events_is_recommended_to_those_whom_its_text_fits(
     train_local(model, shop, recipe, epochs=25, seed=0)
     categories = [text.split(". ")[1].split(":")[0] for text in shop.item_text]
     new = [f"A new thing. {category}: a new thing." for category in ("camera", "toys")]
-    model = model.eval().with_new_items(hash_texts(new, 1024))
+    model = model.eval().with_new_items(new)
     scores = model.scores(model.encode([[item] for item in range(60)]))
     camera, toys = (
         [item for item in range(60) if categories[item] == kind] for kind in ("camera", "toys")

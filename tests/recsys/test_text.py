@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.text import TextTower, hash_texts
+from recsys.text import TextTower, hash_texts, read_catalogue
 
 TEXTS = ["Nail polish, red", "", "red nail POLISH", "Kettle", "nail"]
 
@@ -40,7 +40,7 @@ def test_features_stay_in_their_buckets() -> None:
 def test_the_tower_sums_the_features_at_unit_scale_and_so_do_its_gradients() -> None:
     torch.manual_seed(0)
     bags = hash_texts(TEXTS, 64)
-    tower = TextTower(bags, 64, 8)
+    tower = TextTower(bags, 8)
     weight = tower.embedding.weight
     lengths = np.diff(bags.offsets)
     whole = torch.zeros(len(TEXTS), 64, dtype=torch.float)
@@ -61,8 +61,11 @@ def test_the_tower_sums_the_features_at_unit_scale_and_so_do_its_gradients() -> 
     torch.testing.assert_close(tower.embed(tower.features, tower.offsets), expected)
 
 
-def test_hashing_spreads_over_the_buckets() -> None:
+def test_a_catalogue_gets_as_many_buckets_as_its_language_needs() -> None:
     words = [f"word{number}" for number in range(3000)]
-    used = len(set(hash_texts(words, 1 << 20).features.tolist()))
-    assert used == pytest.approx(len(set().union(*(bag([w], 0, 1 << 20) for w in words))))
-    assert used > 5000
+    large, small = read_catalogue(words, 1 << 20), read_catalogue(words[:10], 1 << 20)
+    distinct = len(set(large.features.tolist()))
+    assert 2 * distinct < large.buckets <= 5 * distinct
+    assert small.buckets <= large.buckets / 100
+    assert read_catalogue(words, 512).buckets == 512
+    assert read_catalogue(["", ""], 512).buckets == 4
