@@ -15,11 +15,11 @@ from flwr.clientapp import ClientApp
 
 from federation.errors import FederationError
 from federation.protocol import Task, pack, unpack, vocabulary_digest
+from recsys.artifact import model_of
 from recsys.data.interactions import Interactions, load_interactions
 from recsys.data.split import leave_one_out
 from recsys.evaluate import evaluate
 from recsys.finetune import train_local
-from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 
 app = ClientApp()
@@ -44,13 +44,9 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Recor
     _check_vocabulary(site, interactions, task)
     split = leave_one_out(interactions)
     recipe = Recipe.from_dict(json.loads(task.recipe))
-    model = SequentialRecommender(len(interactions.items), recipe)
-    model.load_state_dict(
-        {
-            name: torch.from_numpy(array.copy())
-            for name, array in unpack(message.content["model"]).items()
-        }
-    )
+    received = unpack(message.content["model"])
+    weights = {name: torch.from_numpy(array.copy()) for name, array in received.items()}
+    model = model_of(weights, len(interactions.items), recipe)
     answer = RecordDict(
         {part: MetricRecord(evaluate(model, interactions, split, part=part)) for part in parts}
     )

@@ -30,7 +30,7 @@ class Recommender:
 
     def __init__(self, folder: Path) -> None:
         loaded = load_model(folder)
-        self.model = loaded.model.eval()
+        self.model = loaded.model.folded()
         self.items = np.array(loaded.items, dtype=object)
         self.index = {item: place for place, item in enumerate(loaded.items)}
         self.cold = self._cold_scores()
@@ -72,7 +72,8 @@ class Recommender:
         warm = [row for row, history in enumerate(histories) if history]
         if not warm:
             return self.cold.repeat(len(histories), 1)
-        known = self.model.scores(self.model.encode([histories[row] for row in warm]))
+        told = [histories[row] for row in warm]
+        known = self.model.scores(self.model.encode(told), told)
         if len(warm) == len(histories):
             return known
         scores = self.cold.repeat(len(histories), 1)

@@ -12,11 +12,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from recsys.errors import RecsysError
 from recsys.files import write_atomically
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from recsys.text import TextBags
+
+TEXT_WEIGHTS = ("text_tower.features", "text_tower.offsets", "text_tower.embedding.weight")
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,37 @@ def load_model(folder: Path | str) -> LoadedModel:
     recipe = Recipe.from_dict(_read_json(folder / "recipe.json", dict))
     items = _read_json(folder / "items.json", list)
     metrics = _read_json(folder / "metrics.json", dict)
-    model = SequentialRecommender(len(items), recipe)
     try:
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        model = model_of(load_file(folder / "weights.safetensors"), len(items), recipe)
     except FileNotFoundError:
         raise RecsysError(f"{folder} is not a model: weights.safetensors is missing") from None
     except (SafetensorError, OSError) as error:
         raise RecsysError(
             f"{folder / 'weights.safetensors'} is damaged ({error}); get the model again"
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, RecsysError) as error:
         raise RecsysError(
             f"{folder / 'weights.safetensors'} does not fit recipe.json and the {len(items)} ids "
             "in items.json; get the model again"
         ) from error
     return LoadedModel(model=model.eval(), recipe=recipe, items=items, metrics=metrics)
+
+
+def model_of(weights: dict[str, Tensor], items: int, recipe: Recipe) -> SequentialRecommender:
+    """The model that has these weights; the features of its items' texts are among them.
+
+    Raises
+    ------
+    RecsysError, RuntimeError
+        When the weights do not fit the number of items or the recipe.
+    """
+    texts = None
+    if weights.keys() >= set(TEXT_WEIGHTS):
+        features, offsets, embedding = (weights[name] for name in TEXT_WEIGHTS)
+        texts = TextBags(features.numpy(), offsets.numpy(), len(embedding))
+    model = SequentialRecommender(items, recipe, texts)
+    model.load_state_dict(weights)
+    return model
 
 
 def _read_json(file: Path, kind: type) -> Any:

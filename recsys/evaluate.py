@@ -53,7 +53,11 @@ def evaluate(
     training = model.training
     model.eval()
     figures = _evaluate(
-        lambda histories: model.scores(model.encode(histories)), interactions, split, part, batch
+        lambda histories: model.scores(model.encode(histories), histories),
+        interactions,
+        split,
+        part,
+        batch,
     )
     model.train(training)
     return figures

@@ -9,7 +9,15 @@ from recsys.data.interactions import Interactions
 from recsys.data.split import Split
 from recsys.errors import RecsysError
 from recsys.evaluate import evaluate
-from recsys.loop import Log, Progress, adamw, train_epoch, warmup, weights_of
+from recsys.loop import (
+    Log,
+    Progress,
+    adamw,
+    running_average,
+    train_epoch,
+    warmup_and_decay,
+    weights_of,
+)
 from recsys.model import SequentialRecommender
 from recsys.objectives import NextItem
 from recsys.randomness import Stage, seeded
@@ -38,28 +46,35 @@ def finetune(
     """
     objective = NextItem(split.train, recipe)
     optimizer = adamw(model, recipe)
-    schedule = warmup(optimizer, recipe)
+    schedule = warmup_and_decay(optimizer, recipe, objective.windows)
+    average = running_average(model, recipe, objective.windows)
     epoch, best, best_epoch, best_weights = 0, -1.0, 0, weights_of(model)
     if (state := load_checkpoint(checkpoint)) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
+        average.load_state_dict(state["average"])
         epoch, best, best_epoch = state["epoch"], state["best"], state["best_epoch"]
         best_weights = state["best_weights"]
 
+    def after_step() -> None:
+        schedule.step()
+        average.update_parameters(model)
+
     while epoch < recipe.epochs and epoch - best_epoch < recipe.patience:
         with seeded(recipe.seed, Stage.FINETUNE, epoch) as generator:
-            loss = train_epoch(model, optimizer, objective, recipe, generator, after=schedule.step)
+            loss = train_epoch(model, optimizer, objective, recipe, generator, after=after_step)
         epoch += 1
-        validation = evaluate(model, interactions, split, part="validation")["NDCG@10"]
+        validation = evaluate(average.module, interactions, split, part="validation")["NDCG@10"]
         if validation > best:
-            best, best_epoch, best_weights = validation, epoch, weights_of(model)
+            best, best_epoch, best_weights = validation, epoch, weights_of(average.module)
         save_checkpoint(
             checkpoint,
             {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
+                "average": average.state_dict(),
                 "epoch": epoch,
                 "best": best,
                 "best_epoch": best_epoch,

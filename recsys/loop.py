@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from recsys.model import SequentialRecommender
 from recsys.objectives import Objective
-from recsys.packing import batches
+from recsys.packing import Windows, batches
 from recsys.recipe import Recipe
 
 Progress = Callable[[int, int, str], None]
@@ -30,6 +31,39 @@ def warmup(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_s
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / (recipe.warmup_steps + 1))
     )
+
+
+def warmup_and_decay(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, windows: Windows
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, and a linear fall to the recipe's final share over all its epochs."""
+    steps = recipe.epochs * _steps(recipe, windows)
+
+    def rate(step: int) -> float:
+        left = max(0.0, 1 - step / steps)
+        risen = min(1.0, (step + 1) / (recipe.warmup_steps + 1))
+        return risen * (recipe.final_rate + (1 - recipe.final_rate) * left)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+
+
+def running_average(
+    model: SequentialRecommender, recipe: Recipe, windows: Windows
+) -> AveragedModel:
+    """An average of the weights over about the recipe's last epochs; update it after each step."""
+    decay = 1 - 1 / max(1.0, recipe.average_epochs * _steps(recipe, windows))
+
+    def blend(averages: list[Tensor], present: list[Tensor], updates: Tensor) -> None:
+        # The first weights are far from any good ones: at first the average covers little.
+        taken = 1 - min(decay, (1 + updates.item()) / (10 + updates.item()))
+        torch._foreach_lerp_(averages, present, taken)
+
+    return AveragedModel(model, multi_avg_fn=torch.no_grad()(blend))
+
+
+def _steps(recipe: Recipe, windows: Windows) -> int:
+    """Optimizer steps in an epoch."""
+    return max(1, int(windows.lengths.sum()) // recipe.batch_tokens)
 
 
 def weights_of(model: SequentialRecommender) -> dict[str, Tensor]:

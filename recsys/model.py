@@ -1,11 +1,13 @@
 """A causal transformer over a user's events, on packed batches.
 
 SASRec (Kang and McAuley, 2018) with the now usual changes: pre-norm blocks, fused attention
-kernels, GELU, and the item embeddings tied to the output layer.
+kernels, GELU, and the item embeddings tied to the output layer. Where items have texts, a vector
+made of the text is added to each item's embedding, on the way in and on the way out.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +18,12 @@ from torch import Tensor, nn
 from recsys.errors import RecsysError
 from recsys.packing import Packed, Windows, pack
 from recsys.recipe import Recipe
+from recsys.text import TextBags, TextTower, hash_texts
+
+
+# An optimizer that moves every weight by about its rate a step would need many epochs to bring one
+# number to where it matters.
+SEEN_BIAS_SCALE = 10.0
 
 
 class Block(nn.Module):
@@ -57,10 +65,19 @@ class SequentialRecommender(nn.Module):
         Size of the vocabulary. One more embedding row, the last, is the mask of pretraining.
     recipe
         Shape and dropout.
+    texts
+        Features of the items' texts (`recsys.text.read_catalogue`), where there are any.
+
+    Raises
+    ------
+    RecsysError
+        When there are not as many texts as items.
     """
 
-    def __init__(self, items: int, recipe: Recipe) -> None:
+    def __init__(self, items: int, recipe: Recipe, texts: TextBags | None = None) -> None:
         super().__init__()
+        if texts is not None and len(texts.offsets) != items + 1:
+            raise RecsysError(f"{len(texts.offsets) - 1} item texts for {items} items")
         self.items = items
         self.length = recipe.length
         self.item_embedding = nn.Embedding(items + 1, recipe.dimension)
@@ -74,6 +91,18 @@ class SequentialRecommender(nn.Module):
         # Logits of unit size from the first step on: smaller tied embeddings leave the softmax
         # flat, and the first epochs go into little but making them larger.
         nn.init.normal_(self.item_embedding.weight, std=recipe.dimension**-0.5)
+        self.text_tower = TextTower(texts, recipe.dimension) if texts else None
+
+        self._seen_bias = nn.Parameter(torch.zeros(()))
+
+    @property
+    def seen_bias(self) -> Tensor:
+        """Scalar that is added to the scores of items that the user has had.
+
+        Vectors that make an item likely after the like of it make it likely after itself. Whether
+        people come back for the same thing is a matter of the shop, and one number learns it.
+        """
+        return self._seen_bias * SEEN_BIAS_SCALE
 
     @property
     def mask(self) -> int:
@@ -82,15 +111,25 @@ class SequentialRecommender(nn.Module):
 
     @property
     def output_table(self) -> Tensor:
-        """float[items, d]: the item embeddings, which are also the output layer."""
-        return self.item_embedding.weight[: self.items]
+        """float[items, d]: the items' vectors, which are also the output layer."""
+        return self.input_table()[: self.items]
 
-    def forward(self, packed: Packed, *, causal: bool = True) -> Tensor:
+    def input_table(self) -> Tensor:
+        """float[items + 1, d]: what the transformer reads for each item and for the mask."""
+        if self.text_tower is None:
+            return self.item_embedding.weight
+        return self.item_embedding.weight + F.pad(self.text_tower(), (0, 0, 0, 1))
+
+    def forward(
+        self, packed: Packed, *, causal: bool = True, table: Tensor | None = None
+    ) -> Tensor:
         """Hidden states float[events, d] of packed sequences.
 
-        Causal: event t sees events up to t. Otherwise each event sees its whole sequence.
+        Causal: event t sees events up to t. Otherwise each event sees its whole sequence. Who has
+        the `input_table` at hand gives it, so that the texts are not read again.
         """
-        x = self.item_embedding(packed.items) + self.position_embedding(packed.positions)
+        table = self.input_table() if table is None else table
+        x = F.embedding(packed.items, table) + self.position_embedding(packed.positions)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, packed.groups, causal)
@@ -133,6 +172,59 @@ class SequentialRecommender(nn.Module):
         states = self(packed)[packed.last]
         return states[torch.from_numpy(np.argsort(order))]
 
-    def scores(self, state: Tensor) -> Tensor:
-        """float[B, items] of states float[B, d]; higher is more likely to be next."""
-        return state @ self.output_table.T
+    def folded(self) -> SequentialRecommender:
+        """A model that answers as this one, the texts' vectors added into its item embeddings.
+
+        For serving and export, where the texts need not be read anew for each request.
+        """
+        model = copy.deepcopy(self)
+        model.text_tower = None
+        with torch.no_grad():
+            model.item_embedding.weight.copy_(self.input_table())
+        return model
+
+    def with_new_items(self, texts: Sequence[str]) -> SequentialRecommender:
+        """A model that also recommends items of which it knows nothing but their texts.
+
+        Parameters
+        ----------
+        texts
+            Of the new items, which get the indices from `items` on.
+
+        Raises
+        ------
+        RecsysError
+            When this model was trained without texts.
+        """
+        if self.text_tower is None:
+            raise RecsysError(
+                "the model was trained without item texts, so it cannot recommend an item that "
+                "has no events; train it on data with texts"
+            )
+        model = copy.deepcopy(self)
+        tower, new = model.text_tower, hash_texts(texts, self.text_tower.embedding.num_embeddings)
+        model.items = self.items + len(texts)
+        table = self.item_embedding.weight.detach()
+        unknown = table.new_zeros(len(texts), table.shape[1])
+        model.item_embedding = nn.Embedding.from_pretrained(
+            torch.cat([table[: self.items], unknown, table[self.items :]]), freeze=False
+        )
+        later = torch.from_numpy(new.offsets[1:]) + tower.offsets[-1]
+        tower.features = torch.cat([tower.features, torch.from_numpy(new.features)])
+        tower.offsets = torch.cat([tower.offsets, later])
+        tower.index()
+        return model
+
+    def scores(
+        self, state: Tensor, histories: Sequence[Sequence[int] | np.ndarray] | None = None
+    ) -> Tensor:
+        """float[B, items] of states float[B, d]; higher is more likely to be next.
+
+        Given the B histories, the scores count what it means to have had an item before.
+        """
+        scores = state @ self.output_table.T
+        if histories is not None:
+            seen = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
+            rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+            scores[rows, np.concatenate(seen)] += self.seen_bias
+        return scores

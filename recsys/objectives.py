@@ -11,14 +11,20 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recsys.data.interactions import Interactions
 from recsys.errors import RecsysError
+from recsys.losses import PopularitySampler, generalised_bce, sampled_softmax
 from recsys.model import SequentialRecommender
-from recsys.packing import Packed, Windows, training_windows
+from recsys.packing import Packed, Windows, pack, training_windows
 from recsys.recipe import Recipe
-from recsys.softmax import chunked_cross_entropy
+from recsys.softmax import Places, chunked_cross_entropy
+
+# Softness of the contrastive choice (Xie et al., 2022) and the share of a session in its views.
+TEMPERATURE = 0.1
+FEWEST_KEPT = 0.5
 
 
 class Objective(Protocol):
@@ -36,7 +42,7 @@ class Objective(Protocol):
 
 
 class NextItem:
-    """Next-item prediction at every event, against the whole catalogue.
+    """Next-item prediction at every event, with the recipe's loss.
 
     Raises
     ------
@@ -50,6 +56,13 @@ class NextItem:
             raise RecsysError(
                 "no user has two training events, so there is no next item to learn from"
             )
+        self.recipe = recipe
+        # A sample as large as the catalogue costs more than the catalogue, and knows less.
+        whole = recipe.negatives >= len(interactions.items)
+        self.loss = "softmax" if whole else recipe.loss
+        counts = np.bincount(interactions.sequence, minlength=len(interactions.items))
+        power = recipe.negative_power if recipe.loss == "sampled" else 0.0
+        self.sampler = PopularitySampler(counts, power)
 
     def __call__(
         self,
@@ -59,14 +72,76 @@ class NextItem:
         generator: np.random.Generator,
     ) -> tuple[Tensor, int]:
         targets = torch.from_numpy(self.windows.sequence[places + 1]).long()
-        return chunked_cross_entropy(model(packed), model.output_table, targets), len(targets)
+        inputs = model.input_table()
+        states, table = model(packed, table=inputs), inputs[: model.items]
+        bias = {"bias": model.seen_bias, "biased": seen(packed)}
+        if self.loss == "softmax":
+            return chunked_cross_entropy(states, table, targets, **bias), len(targets)
+        negatives = self.sampler.draw(self.recipe.negatives, generator)
+        if self.loss == "sampled":
+            chance = self.sampler.log_chance
+            loss = sampled_softmax(states, table, targets, negatives, chance, **bias)
+        else:
+            t = self.recipe.calibration
+            loss = generalised_bce(states, table, targets, negatives, t, **bias)
+        return loss, len(targets)
+
+
+def seen(packed: Packed) -> Places:
+    """Which items each packed event and those before it in the window are: (events, items)."""
+    events, before = [], []
+    start = 0
+    for count, length in packed.groups:
+        later, earlier = np.tril_indices(length)
+        first = start + length * np.arange(count)[:, None]
+        events.append((first + later).ravel())
+        before.append((first + earlier).ravel())
+        start += count * length
+    rows, items = np.concatenate(events), packed.items.numpy()[np.concatenate(before)]
+    width = items.max() + 1
+    rows, items = np.divmod(np.unique(rows * width + items), width)
+    return torch.from_numpy(rows), torch.from_numpy(items)
+
+
+class Pretraining:
+    """The self-supervised objectives that the recipe gives a weight, summed on each batch.
+
+    Raises
+    ------
+    RecsysError
+        When the data hold no event.
+    """
+
+    def __init__(self, interactions: Interactions, recipe: Recipe) -> None:
+        self.windows = training_windows(interactions, recipe.length, targets=False)
+        if not len(self.windows.lengths):
+            raise RecsysError("there is no training event to pretrain on")
+        weighted = [
+            (recipe.masked_item, MaskedItem(self.windows, recipe)),
+            (recipe.skip_gram, SkipGram(self.windows, recipe)),
+            (recipe.contrastive, Contrastive(self.windows, recipe)),
+            (recipe.masked_text, MaskedText(self.windows, recipe)),
+        ]
+        self.weighted = [(weight, objective) for weight, objective in weighted if weight]
+
+    def __call__(
+        self,
+        model: SequentialRecommender,
+        packed: Packed,
+        places: np.ndarray,
+        generator: np.random.Generator,
+    ) -> tuple[Tensor, int]:
+        total = packed.positions.new_zeros((), dtype=torch.float32)
+        for weight, objective in self.weighted:
+            total = total + weight * objective(model, packed, places, generator)[0]
+        return total, len(packed.items)
 
 
 class MaskedItem:
     """Fill in hidden events from both sides of a session (Sun et al., BERT4Rec, 2019, §3.6)."""
 
-    def __init__(self, interactions: Interactions, recipe: Recipe) -> None:
-        self.windows = training_windows(interactions, recipe.length, targets=False)
+    def __init__(self, windows: Windows, recipe: Recipe) -> None:
+        self.windows = windows
         self.share = recipe.mask_share
 
     def __call__(
@@ -79,6 +154,127 @@ class MaskedItem:
         hidden = torch.from_numpy(generator.random(len(packed.items)) < self.share)
         hidden[generator.integers(len(hidden))] = True
         targets = packed.items[hidden]
-        packed.items[hidden] = model.mask
-        states = model(packed, causal=False)[hidden]
-        return chunked_cross_entropy(states, model.output_table, targets), len(targets)
+        table = model.input_table()
+        shown = Packed(packed.items.where(~hidden, model.mask), packed.positions, packed.groups)
+        states = model(shown, causal=False, table=table)[hidden]
+        return chunked_cross_entropy(states, table[: model.items], targets), len(targets)
+
+
+class SkipGram:
+    """Predict from an item's vector alone another event nearby in the session.
+
+    Skip-gram (Mikolov et al., 2013) over sessions (Barkan and Koenigstein, Item2Vec, 2016), with
+    the model's one table for both sides and one neighbour drawn for each event.
+    """
+
+    def __init__(self, windows: Windows, recipe: Recipe) -> None:
+        self.windows = windows
+        self.reach = recipe.skip_gram_reach
+
+    def __call__(
+        self,
+        model: SequentialRecommender,
+        packed: Packed,
+        places: np.ndarray,
+        generator: np.random.Generator,
+    ) -> tuple[Tensor, int]:
+        lengths = np.concatenate([np.full(c * n, n) for c, n in packed.groups])
+        positions = packed.positions.numpy()
+        steps = generator.integers(1, self.reach + 1, len(positions))
+        steps *= generator.choice((-1, 1), len(positions))
+        there = (positions + steps >= 0) & (positions + steps < lengths)
+        events = np.flatnonzero(there)
+        table = model.input_table()
+        if not len(events):
+            return table.sum() * 0.0, 0
+        centres = F.embedding(packed.items[events], table)
+        targets = packed.items[events + steps[events]]
+        return chunked_cross_entropy(centres, table[: model.items], targets), len(targets)
+
+
+class Contrastive:
+    """Tell two views of a session from the views of others (Xie et al., CL4SRec, 2022, §3.2).
+
+    A view is a random stretch of the session in which a random share of the events is hidden;
+    dropout differs between the views as well (Qiu et al., DuoRec, 2022, §4.2). The other sessions
+    of the batch are the negatives.
+    """
+
+    def __init__(self, windows: Windows, recipe: Recipe) -> None:
+        self.windows = windows
+        self.share = recipe.mask_share
+
+    def __call__(
+        self,
+        model: SequentialRecommender,
+        packed: Packed,
+        places: np.ndarray,
+        generator: np.random.Generator,
+    ) -> tuple[Tensor, int]:
+        ends = packed.last.numpy()
+        lengths = packed.positions.numpy()[ends] + 1
+        starts = places[ends] + 1 - lengths
+        table = model.input_table()
+        first, second = (
+            F.normalize(self._view(model, starts, lengths, table, generator), dim=1)
+            for _ in range(2)
+        )
+        same = torch.arange(len(lengths))
+        return F.cross_entropy(first @ second.T / TEMPERATURE, same), len(lengths)
+
+    def _view(
+        self,
+        model: SequentialRecommender,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        table: Tensor,
+        generator: np.random.Generator,
+    ) -> Tensor:
+        """float[sessions, d]: the state at the end of one view of each, in the order given."""
+        kept = np.ceil(lengths * generator.uniform(FEWEST_KEPT, 1, len(lengths))).astype(np.int64)
+        shift = generator.integers(0, lengths - kept + 1)
+        order = np.argsort(kept, kind="stable")
+        view, _ = pack(Windows(self.windows.sequence, starts + shift, kept), order)
+        hidden = torch.from_numpy(generator.random(len(view.items)) < self.share)
+        view.items[hidden] = model.mask
+        states = model(view, table=table)[view.last]
+        return states[torch.from_numpy(np.argsort(order))]
+
+
+class MaskedText:
+    """Name a hidden feature of an item's text from the others (BERT's objective on bags).
+
+    The bag that is left and the item's own embedding predict the feature, against all buckets.
+    Without texts there is nothing to learn, and the loss is zero.
+    """
+
+    def __init__(self, windows: Windows, recipe: Recipe) -> None:
+        self.windows = windows
+        self.share = recipe.mask_share
+
+    def __call__(
+        self,
+        model: SequentialRecommender,
+        packed: Packed,
+        places: np.ndarray,
+        generator: np.random.Generator,
+    ) -> tuple[Tensor, int]:
+        if model.text_tower is None:
+            return model.item_embedding.weight.sum() * 0.0, 0
+        tower = model.text_tower
+        items = packed.items.unique()
+        lengths = tower.offsets.diff()[items]
+        items, lengths = items[lengths > 0], lengths[lengths > 0]
+        starts = tower.offsets[items]
+        owner = torch.arange(len(items)).repeat_interleave(lengths)
+        within = torch.arange(len(owner)) - (lengths.cumsum(0) - lengths)[owner]
+        features = tower.features[starts[owner] + within].long()
+        hidden = torch.from_numpy(generator.random(len(features)) < self.share)
+        if not hidden.any():
+            return model.item_embedding.weight.sum() * 0.0, 0
+        left = torch.bincount(owner[~hidden], minlength=len(items))
+        offsets = F.pad(left.cumsum(0), (1, 0))
+        context = tower.embed(features[~hidden], offsets) + model.item_embedding(items)
+        states = context[owner[hidden]]
+        targets = features[hidden]
+        return chunked_cross_entropy(states, tower.embedding.weight, targets), len(targets)

@@ -11,7 +11,7 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.interactions import Interactions
 from recsys.loop import Log, Progress, adamw, train_epoch, warmup
 from recsys.model import SequentialRecommender
-from recsys.objectives import MaskedItem
+from recsys.objectives import Pretraining
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
 
@@ -34,7 +34,7 @@ def pretrain(
     interactions
         Training events only: a held-out event must not be filled in here.
     """
-    objective = MaskedItem(interactions, recipe)
+    objective = Pretraining(interactions, recipe)
     optimizer = adamw(model, recipe)
     schedule = warmup(optimizer, recipe)
     epoch = 0

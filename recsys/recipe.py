@@ -9,6 +9,14 @@ from typing import Any
 
 from recsys.errors import RecipeError
 
+LOSSES = ("softmax", "sampled", "gbce")
+PRETRAINING = ("masked_item", "skip_gram", "contrastive", "masked_text")
+# What JSON may hold for a field of a type, and how to say so.
+KINDS = {
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a text"),
+}
 
 @dataclass(frozen=True)
 class Recipe:
@@ -24,14 +32,35 @@ class Recipe:
         The model sees at most this many of a user's latest events.
     dropout
         Share of activations dropped while training (embeddings, attention and feed-forward output).
+    text_buckets
+        Where items have texts, their hashed features share at most so many embeddings; 0 ignores
+        the texts.
+    loss
+        Of next-item prediction: ``softmax`` (against every item), ``sampled`` (softmax against
+        drawn items with the logQ correction) or ``gbce``. See `recsys.losses`.
+    negatives
+        Items drawn for each optimizer step, where the loss draws any.
+    negative_power
+        ``sampled`` draws items in proportion to this power of their number of events.
+    calibration
+        t of ``gbce``.
     batch_tokens
         Events in one optimizer step. Batches hold whole sequences, so this is approximate.
     learning_rate, weight_decay
-        Of AdamW; the rate rises linearly over the first `warmup_steps` steps, then stays.
+        Of AdamW; the rate rises linearly over the first `warmup_steps` steps.
+    final_rate
+        In fine-tuning the rate then falls linearly, to this share of it after `epochs`.
+    average_epochs
+        Fine-tuning evaluates and keeps a running average of the weights over about so many epochs
+        (Polyak and Juditsky, 1992); 0 keeps the weights themselves.
     pretrain_epochs
-        Epochs of masked item prediction before fine-tuning; 0 turns pretraining off.
+        Epochs of pretraining before fine-tuning; 0 turns it off.
+    masked_item, skip_gram, contrastive, masked_text
+        Weights of the pretraining objectives of `recsys.objectives`; 0 turns one off.
     mask_share
-        Share of the events hidden in pretraining.
+        Share of the events, or of a text's features, hidden in pretraining.
+    skip_gram_reach
+        Events on each side that count as nearby.
     epochs, patience
         Fine-tuning stops after `epochs`, or when validation NDCG@10 has not risen for `patience`
         epochs; the best epoch's weights are kept.
@@ -49,23 +78,49 @@ class Recipe:
     heads: int = 2
     length: int = 50
     dropout: float = 0.4
+    text_buckets: int = 16384
+    loss: str = "softmax"
+    negatives: int = 2048
+    negative_power: float = 0.75
+    calibration: float = 0.75
     batch_tokens: int = 1024
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
+    final_rate: float = 0.05
+    average_epochs: float = 1.0
     pretrain_epochs: int = 2
+    masked_item: float = 1.0
+    skip_gram: float = 0.0
+    contrastive: float = 0.0
+    masked_text: float = 0.0
     mask_share: float = 0.3
+    skip_gram_reach: int = 2
     epochs: int = 30
     patience: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("dimension", "blocks", "heads", "batch_tokens", "epochs", "patience"):
+        for name in (
+            "dimension", "blocks", "heads", "batch_tokens", "epochs", "patience", "negatives",
+            "skip_gram_reach",
+        ):  # fmt: skip
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("length", self.length >= 2, "at least 2")
-        for name in ("warmup_steps", "pretrain_epochs", "weight_decay", "seed"):
+        for name in (
+            "warmup_steps", "pretrain_epochs", "weight_decay", "seed", "text_buckets",
+            "negative_power", "average_epochs", *PRETRAINING,
+        ):  # fmt: skip
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        for name in ("final_rate", "calibration"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
+        self._require("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
+        self._require(
+            "pretrain_epochs",
+            not self.pretrain_epochs or any(getattr(self, name) for name in PRETRAINING),
+            f"0 where none of {', '.join(PRETRAINING)} has a weight",
+        )
         self._require("mask_share", 0 < self.mask_share < 1, "in (0, 1)")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
         self._require(
@@ -91,14 +146,12 @@ class Recipe:
             if name not in fields:
                 raise RecipeError(f"recipe: unknown key {name!r}; the keys are {', '.join(fields)}")
             kind = type(fields[name].default)
-            if isinstance(value, bool) or not isinstance(
-                value, int if kind is int else (int, float)
-            ):
-                wanted = "a whole number" if kind is int else "a number"
+            accepted, wanted = KINDS[kind]
+            if isinstance(value, bool) or not isinstance(value, accepted):
                 raise RecipeError(f"recipe: {name} is {value!r}; it must be {wanted}")
             checked[name] = kind(value)
         return cls(**checked)
 
-    def to_dict(self) -> dict[str, int | float]:
+    def to_dict(self) -> dict[str, int | float | str]:
         """The recipe as JSON-ready values; `from_dict` is the inverse."""
         return dataclasses.asdict(self)

@@ -11,6 +11,9 @@ LOGITS_IN_FLIGHT = 4 * 1024 * 1024
 # Below this many rows the update of the table's gradient is bound by memory, not arithmetic.
 FEWEST_ROWS = 32
 
+# Places (rows int64[n], items int64[n]) in a matrix of logits, sorted by row, each at most once.
+Places = tuple[Tensor, Tensor]
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of ``softmax(hidden @ table.T)`` against `targets`.
@@ -21,7 +24,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, biased: Places
+    ) -> Tensor:
         rows, items = len(hidden), len(table)
         chunk = min(rows, max(FEWEST_ROWS, LOGITS_IN_FLIGHT // items))
         logits = hidden.new_empty(chunk, items)
@@ -29,27 +34,50 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden_gradient = table[targets].neg_()
         table_gradient = torch.zeros_like(table)
         table_gradient.index_add_(0, targets, hidden, alpha=-1.0)
+        biased_rows, biased_items = biased
+        bias_gradient = -(targets[biased_rows] == biased_items).sum().to(hidden.dtype)
+        starts = torch.arange(0, rows + chunk, chunk)
+        bounds = torch.searchsorted(biased_rows, starts).tolist()
         tiny = torch.finfo(hidden.dtype).tiny
         loss = hidden.new_zeros(())
-        for start in range(0, rows, chunk):
+        for number, start in enumerate(range(0, rows, chunk)):
             part = hidden[start : start + chunk]
             count = len(part)
             torch.mm(part, table.T, out=logits[:count])
+            own = slice(bounds[number], bounds[number + 1])
+            places = biased_rows[own] - start, biased_items[own]
+            logits[places] += bias
             probability = torch.softmax(logits[:count], dim=1, out=softmax[:count])
+            bias_gradient += probability[places].sum()
             at_target = probability.gather(1, targets[start : start + count, None])
             loss -= at_target.clamp_min_(tiny).log_().sum()
             hidden_gradient[start : start + count].addmm_(probability, table)
             table_gradient.addmm_(probability.T, part)
-        ctx.save_for_backward(hidden_gradient.div_(rows), table_gradient.div_(rows))
+        ctx.save_for_backward(
+            hidden_gradient.div_(rows), table_gradient.div_(rows), bias_gradient.div_(rows)
+        )
         return loss / rows
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden_gradient, table_gradient = ctx.saved_tensors
-        return hidden_gradient * gradient, table_gradient * gradient, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, table_gradient, bias_gradient = ctx.saved_tensors
+        return (
+            hidden_gradient * gradient,
+            table_gradient * gradient,
+            None,
+            bias_gradient * gradient,
+            None,
+        )
 
 
-def chunked_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    biased: Places | None = None,
+) -> Tensor:
     """Mean cross-entropy over the full item table.
 
     Parameters
@@ -60,10 +88,14 @@ def chunked_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor) -> Ten
         float[items, d]; the logits are ``hidden @ table.T``.
     targets
         int64[rows] in 0..items-1.
+    bias, biased
+        A scalar to add to the logits at some places.
 
     Returns
     -------
     Tensor
         Scalar, in nats. Extra memory is about two times `LOGITS_IN_FLIGHT` floats and one table.
     """
-    return _ChunkedCrossEntropy.apply(hidden, table, targets)
+    if bias is None or biased is None:
+        bias, biased = hidden.new_zeros(()), (targets[:0], targets[:0])
+    return _ChunkedCrossEntropy.apply(hidden, table, targets, bias, biased)

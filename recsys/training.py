@@ -21,6 +21,7 @@ from recsys.model import SequentialRecommender
 from recsys.pretrain import pretrain
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
+from recsys.text import read_catalogue
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ def train(
     _claim(folder, interactions, recipe)
     split = leave_one_out(interactions)
     with seeded(recipe.seed, Stage.WEIGHTS):
-        model = SequentialRecommender(len(interactions.items), recipe)
+        texts = None
+        if recipe.text_buckets and interactions.item_text:
+            texts = read_catalogue(interactions.item_text, recipe.text_buckets)
+        model = SequentialRecommender(len(interactions.items), recipe, texts)
 
     total = recipe.pretrain_epochs + recipe.epochs
     with SummaryWriter(str(folder / "tensorboard")) as writer:

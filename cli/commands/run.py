@@ -13,7 +13,7 @@ from cli.options import environment_argument, json_option
 @click.option("--data", default="synthetic", show_default=True,
               help="Generated shop, or the path of a folder or file of interactions.")
 @click.option("--epochs", type=click.IntRange(1), help="Most epochs of fine-tuning.")
-@click.option("--pretrain-epochs", type=click.IntRange(0), help="Epochs of masked-item pretraining.")
+@click.option("--pretrain-epochs", type=click.IntRange(0), help="Epochs of pretraining.")
 @click.option("--dimension", type=click.IntRange(1), help="Width of the model.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True,
               help="Rounds of federation.")

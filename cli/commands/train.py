@@ -13,7 +13,7 @@ from cli.options import environment_option, json_option
 @click.option("--data", default="synthetic", show_default=True,
               help="Generated shop, or a folder or file of interactions (also s3://, gs://).")
 @click.option("--epochs", type=click.IntRange(1), help="Most epochs of fine-tuning.")
-@click.option("--pretrain-epochs", type=click.IntRange(0), help="Epochs of masked-item pretraining.")
+@click.option("--pretrain-epochs", type=click.IntRange(0), help="Epochs of pretraining.")
 @click.option("--dimension", type=click.IntRange(1), help="Width of the model.")
 @click.option("--blocks", type=click.IntRange(1), help="Transformer blocks.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of weights, order and dropout.")

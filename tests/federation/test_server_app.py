@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -20,10 +21,12 @@ from federation.errors import FederationError
 from federation.protocol import pack, unpack
 from federation.run import _prepare
 from federation.settings import RunSettings
-from recsys.artifact import load_model
+from recsys.artifact import load_model, save_model
 from recsys.data.interactions import load_interactions
 from recsys.data.split import leave_one_out
 from recsys.evaluate import evaluate
+from recsys.model import SequentialRecommender
+from recsys.text import hash_texts
 
 if TYPE_CHECKING:
     from tests.federation.conftest import Shop
@@ -116,6 +119,20 @@ def test_rounds_teach_the_model_what_both_sites_know(shop: Shop, tmp_path: Path)
     losses = [record["loss"] for record in records[1:]]
     assert losses[-1] < losses[0]
     assert grid.exchanges == 9
+
+
+def test_a_model_of_item_texts_is_trained_by_sites_that_have_no_texts(
+    shop: Shop, tmp_path: Path
+) -> None:
+    loaded = load_model(shop.initial)
+    texts = hash_texts([f"kettle number {item}" for item in loaded.items], 64)
+    recipe = replace(loaded.recipe, text_buckets=64)
+    model = SequentialRecommender(len(loaded.items), recipe, texts)
+    initial = save_model(tmp_path / "initial", model, recipe, loaded.items, {})
+    start(settings_of(tmp_path / "run", replace(shop, initial=initial)), LocalGrid(shop.data))
+    before, after = weights(initial), weights(tmp_path / "run" / "artifact")
+    assert (before["text_tower.features"] == after["text_tower.features"]).all()
+    assert (before["text_tower.embedding.weight"] != after["text_tower.embedding.weight"]).any()
 
 
 def test_the_figures_are_those_of_the_artefact_over_all_users(shop: Shop, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ import torch
 from handlers.recommender import Recommender
 from handlers.requests import RecommendRequest
 from recsys.artifact import load_model, save_model
+from recsys.model import SequentialRecommender
+from recsys.recipe import Recipe
+from recsys.text import hash_texts
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,14 @@ def test_a_cold_user_gets_what_the_model_expects_of_anybody(
         loaded.model.norm.bias.copy_(loaded.model.item_embedding.weight[7] * 3)
     save_model(tmp_path, loaded.model, loaded.recipe, loaded.items, {})
     assert ask(Recommender(tmp_path), k=1)[0][0] == "item-7"
+
+
+def test_a_model_of_item_texts_is_served_as_it_was_trained(tmp_path: Path) -> None:
+    recipe = Recipe(dimension=16, heads=2, blocks=1, length=8)
+    texts = hash_texts(["red kettle", "blue kettle", "red hat", ""], recipe.text_buckets)
+    model = SequentialRecommender(4, recipe, texts).eval()
+    folder = save_model(tmp_path, model, recipe, ["a", "b", "c", "d"], {})
+    answer = ask(Recommender(folder), "a", "c", k=4, exclude_seen=False)
+    with torch.inference_mode():
+        scores = model.scores(model.encode([[0, 2]]))[0].tolist()
+    assert dict(answer) == pytest.approx(dict(zip("abcd", scores, strict=True)), abs=1e-5)

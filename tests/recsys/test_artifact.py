@@ -10,6 +10,7 @@ from recsys.artifact import load_model, save_model
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from recsys.text import hash_texts
 
 RECIPE = Recipe(dimension=16, blocks=1, heads=1)
 ITEMS = ["a", "b", "ç"]
@@ -40,6 +41,20 @@ def test_equal_models_are_equal_bytes(
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert files == {file.name: file.read_bytes() for file in again.iterdir()}
     assert set(files) == {"weights.safetensors", "recipe.json", "items.json", "metrics.json"}
+
+
+def test_a_model_of_texts_needs_no_texts_to_answer_as_before(tmp_path: Path) -> None:
+    texts = hash_texts(["red kettle", "", "blue kettle"], RECIPE.text_buckets)
+    model = SequentialRecommender(3, RECIPE, texts).eval()
+    folder = save_model(tmp_path / "artifact", model, RECIPE, ITEMS, {})
+    loaded = load_model(folder).model
+    assert torch.equal(loaded.scores(loaded.encode([[0, 2]])), model.scores(model.encode([[0, 2]])))
+    assert torch.equal(loaded.text_tower(), model.text_tower())
+    again = save_model(tmp_path / "again", loaded, RECIPE, ITEMS, {})
+    assert all(f.read_bytes() == (folder / f.name).read_bytes() for f in again.iterdir())
+    (folder / "items.json").write_text('["a", "b"]')
+    with pytest.raises(RecsysError, match="does not fit recipe.json and the 2 ids"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,17 @@ def test_what_is_left_out_keeps_its_default_and_the_round_trip_is_lossless() -> 
         ({"dropout": float("nan")}, "dropout is nan; it must be in [0, 1)"),
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"learning_rate": 0}, "learning_rate is 0.0; it must be above 0"),
-        ({"heads": 3}, "heads is 3; it must be a divisor of dimension 64"),
+        ({"heads": 3}, f"heads is 3; it must be a divisor of dimension {Recipe().dimension}"),
         ({"length": 1}, "length is 1; it must be at least 2"),
+        ({"loss": "hinge"}, "loss is 'hinge'; it must be one of softmax, sampled, gbce"),
+        ({"loss": 1}, "loss is 1; it must be a text"),
+        ({"negatives": 0}, "negatives is 0; it must be at least 1"),
+        ({"final_rate": 1.5}, "final_rate is 1.5; it must be in [0, 1]"),
+        ({"contrastive": -1}, "contrastive is -1.0; it must be 0 or more"),
+        (
+            {"pretrain_epochs": 2, "masked_item": 0},
+            "pretrain_epochs is 2; it must be 0 where none of masked_item, skip_gram",
+        ),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(values: dict, sentence: str) -> None:

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recsys.data.interactions import Interactions
+from recsys.errors import RecsysError
+from recsys.model import SequentialRecommender
+from recsys.objectives import (
+    Contrastive,
+    MaskedItem,
+    MaskedText,
+    NextItem,
+    Pretraining,
+    SkipGram,
+    seen,
+)
+from recsys.packing import Windows, batches, pack, training_windows
+from recsys.recipe import Recipe
+from recsys.text import hash_texts
+
+RECIPE = Recipe(dimension=16, blocks=1, heads=1, dropout=0.0, text_buckets=256, negatives=20)
+
+
+@pytest.fixture
+def model(shop: Interactions) -> SequentialRecommender:
+    torch.manual_seed(0)
+    return SequentialRecommender(60, RECIPE, hash_texts(shop.item_text, RECIPE.text_buckets)).eval()
+
+
+@pytest.fixture
+def windows(shop: Interactions) -> Windows:
+    return training_windows(shop, RECIPE.length, targets=False)
+
+
+def loss_of(objective, model: SequentialRecommender) -> float:
+    """The mean loss over the shop, from the same random numbers each time."""
+    generator = np.random.default_rng(5)
+    with torch.no_grad():
+        losses = [
+            objective(model, packed, places, generator)[0].item()
+            for packed, places in batches(objective.windows, 512, np.random.default_rng(1))
+        ]
+    return float(np.mean(losses))
+
+
+def train(objective, model: SequentialRecommender, steps: int = 60) -> None:
+    generator = np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    done = 0
+    while done < steps:
+        for packed, places in batches(objective.windows, 512, generator):
+            optimizer.zero_grad()
+            objective(model, packed, places, generator)[0].backward()
+            optimizer.step()
+            done += 1
+
+
+@pytest.mark.parametrize("kind", [MaskedItem, SkipGram, Contrastive, MaskedText])
+def test_each_pretraining_objective_is_learnt(
+    kind: type, model: SequentialRecommender, windows: Windows
+) -> None:
+    objective = kind(windows, RECIPE)
+    before = loss_of(objective, model)
+    train(objective, model)
+    assert loss_of(objective, model) < before - 0.1
+
+
+def test_pretraining_is_the_weighted_sum_of_what_has_a_weight(
+    shop: Interactions, model: SequentialRecommender, windows: Windows
+) -> None:
+    recipe = Recipe(
+        **(RECIPE.to_dict() | {"masked_item": 0.0, "skip_gram": 2.0, "masked_text": 0.5})
+    )
+    whole = Pretraining(shop, recipe)
+    packed, places = next(batches(whole.windows, 512, np.random.default_rng(0)))
+    given, count = whole(model, packed, places, np.random.default_rng(3))
+    generator = np.random.default_rng(3)
+    expected = 2 * SkipGram(windows, recipe)(model, packed, places, generator)[0]
+    expected += 0.5 * MaskedText(windows, recipe)(model, packed, places, generator)[0]
+    torch.testing.assert_close(given, expected)
+    assert count == len(packed.items)
+
+
+def test_skip_gram_predicts_neighbours_of_the_same_session_only(
+    model: SequentialRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Sessions of their own items: a pair of items tells which session and how far apart.
+    sequence = np.arange(60, dtype=np.int32)
+    windows = Windows(sequence, np.array([0, 10, 12, 17]), np.array([10, 2, 5, 43]))
+    pairs = []
+
+    def record(states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        centres = (states @ table.T - (table**2).sum(1) / 2).argmax(1)
+        pairs.extend(zip(centres.tolist(), targets.tolist(), strict=True))
+        return states.sum()
+
+    monkeypatch.setattr("recsys.objectives.chunked_cross_entropy", record)
+    objective = SkipGram(windows, RECIPE)
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        for packed, places in batches(windows, 60, generator):
+            objective(model, packed, places, generator)
+    session = np.repeat(np.arange(4), windows.lengths)
+    assert all(session[a] == session[b] and 1 <= abs(a - b) <= 2 for a, b in pairs)
+    assert {b - a for a, b in pairs} == {-2, -1, 1, 2}
+
+
+def test_views_are_told_apart_by_session(model: SequentialRecommender, windows: Windows) -> None:
+    packed, places = next(batches(windows, 400, np.random.default_rng(0)))
+    loss, count = Contrastive(windows, RECIPE)(model, packed, places, np.random.default_rng(0))
+    assert count == len(packed.last)
+    assert 0 < loss.item() < math.log(count) + 20
+    # Nothing is hidden and the sessions are one event long: both views are the same.
+    alone = Windows(windows.sequence[:60], np.arange(60), np.ones(60, dtype=np.int64))
+    same = Contrastive(alone, Recipe(**(RECIPE.to_dict() | {"mask_share": 1e-9})))
+    packed, places = next(batches(alone, 60, np.random.default_rng(0)))
+    states = F.normalize(model(packed), dim=1)
+    expected = F.cross_entropy(states @ states.T / 0.1, torch.arange(len(states)))
+    torch.testing.assert_close(
+        same(model, packed, places, np.random.default_rng(0))[0], expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_masked_text_hides_what_is_to_be_named(
+    model: SequentialRecommender, windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def record(states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append((len(states), len(table), targets))
+        return states.sum()
+
+    monkeypatch.setattr("recsys.objectives.chunked_cross_entropy", record)
+    packed, places = next(batches(windows, 400, np.random.default_rng(0)))
+    MaskedText(windows, RECIPE)(model, packed, places, np.random.default_rng(0))
+    rows, buckets, targets = seen[0]
+    items = packed.items.unique()
+    total = int(model.text_tower.offsets.diff()[items].sum())
+    assert rows == len(targets) == pytest.approx(0.3 * total, rel=0.25)
+    assert buckets == 256
+
+
+def test_without_texts_there_is_no_text_to_mask(windows: Windows) -> None:
+    bare = SequentialRecommender(60, RECIPE)
+    packed, places = next(batches(windows, 400, np.random.default_rng(0)))
+    loss, count = MaskedText(windows, RECIPE)(bare, packed, places, np.random.default_rng(0))
+    loss.backward()
+    assert (loss.item(), count) == (0.0, 0)
+
+
+def test_pretraining_without_events_is_refused(shop: Interactions) -> None:
+    with pytest.raises(RecsysError, match="no training event to pretrain on"):
+        Pretraining(shop.select([]), RECIPE)
+
+
+def test_an_event_has_seen_itself_and_what_was_before_it_in_its_window() -> None:
+    histories = [[7], [4, 4], [5, 0], [1, 2, 1, 3]]
+    lengths = np.array([len(history) for history in histories])
+    windows = Windows(np.concatenate(histories).astype(np.int32), lengths.cumsum() - lengths, lengths)
+    events, items = seen(pack(windows, np.arange(4))[0])
+    given = [set(items[events == event].tolist()) for event in range(9)]
+    assert given == [{7}, {4}, {4}, {5}, {5, 0}, {1}, {1, 2}, {1, 2}, {1, 2, 3}]
+    assert events.tolist() == sorted(events.tolist()) and len(events) == sum(map(len, given))
+
+
+def test_whether_people_come_back_is_learnt(shop: Interactions) -> None:
+    random = np.random.default_rng(0)
+    walks = {
+        "once": np.concatenate([random.permutation(60)[:10] for _ in range(100)]),
+        "again": np.concatenate([random.permutation(60)[:5].repeat(2) for _ in range(100)]),
+    }
+    biases = {}
+    for name, sequence in walks.items():
+        data = replace(
+            shop, offsets=np.arange(0, 1001, 10), sequence=sequence.astype(np.int32), users=[""] * 100
+        )
+        torch.manual_seed(0)
+        model = SequentialRecommender(60, RECIPE)
+        train(NextItem(data, RECIPE), model)
+        biases[name] = model.seen_bias.item()
+    assert biases["once"] < -1 < 0 < biases["again"]
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled", "gbce"])
+def test_each_loss_learns_the_next_item(
+    loss: str, shop: Interactions, model: SequentialRecommender
+) -> None:
+    exact = NextItem(shop, RECIPE)
+    before = loss_of(exact, model)
+    train(NextItem(shop, Recipe(**(RECIPE.to_dict() | {"loss": loss}))), model)
+    states_know_more = loss_of(exact, model) < before - 0.1
+    assert states_know_more or loss == "gbce"
+    if loss == "gbce":
+        top = model.scores(model.encode([shop.of(0)[:3]]))[0].softmax(0).max()
+        assert top > 1.5 / 60
