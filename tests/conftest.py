@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Test files run side by side: more threads than cores take many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine must not fail a test: speed is for benchmarks/.
 settings.register_profile("hybrid", deadline=None)
 settings.load_profile("hybrid")
