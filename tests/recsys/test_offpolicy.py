@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.errors import RecsysError
+from recsys.offpolicy import (
+    ESTIMATORS,
+    BanditLog,
+    Policy,
+    evaluate_policy,
+    load_log,
+    load_policy,
+    logging_policy,
+    observed_rate,
+    uniform_policy,
+)
+
+OPEN_BANDIT = Path(__file__).resolve().parents[2] / "../shared/data/open_bandit"
+CONTEXTS, ACTIONS = ["1", "2", "3"], ["a", "b", "c", "d", "e"]
+HEADER = "item_id,position,click,propensity_score\n"
+
+
+class Bandit:
+    """A known world: rates of clicks, a logging policy, a new one, and the new one's true rate."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(7)
+        shape = len(CONTEXTS), len(ACTIONS)
+        self.rates = generator.uniform(0.2, 0.7, size=shape)
+        self.logging = generator.dirichlet(np.full(shape[1], 2.0), size=shape[0])
+        self.new = generator.dirichlet(np.full(shape[1], 0.7), size=shape[0])
+        self.share = np.array([0.5, 0.3, 0.2])
+        self.truth = float(self.share @ (self.new * self.rates).sum(1))
+        self.policy = Policy(CONTEXTS, ACTIONS, self.new)
+
+    def log(self, rounds: int, seed: int) -> BanditLog:
+        generator = np.random.default_rng(seed)
+        context = generator.choice(len(CONTEXTS), size=rounds, p=self.share)
+        drawn = generator.random(rounds)[:, None]
+        action = (drawn > self.logging.cumsum(1)[context]).sum(1).clip(max=len(ACTIONS) - 1)
+        reward = (generator.random(rounds) < self.rates[context, action]).astype(float)
+        return BanditLog(
+            CONTEXTS, ACTIONS, context, action, reward, self.logging[context, action]
+        )
+
+
+@pytest.fixture(scope="module")
+def bandit() -> Bandit:
+    return Bandit()
+
+
+@pytest.fixture(scope="module")
+def repeated(bandit) -> dict[str, np.ndarray]:
+    """Values of each estimator over 600 logs of 200 rounds."""
+    values = []
+    for seed in range(600):
+        result = evaluate_policy(bandit.log(200, seed), bandit.policy, resamples=2, seed=seed)
+        values.append([estimate.value for estimate in result.estimates])
+    return dict(zip(ESTIMATORS, np.array(values).T, strict=True))
+
+
+@pytest.mark.parametrize("estimator", ["IPS", "doubly robust"])
+def test_they_are_without_bias(bandit, repeated, estimator) -> None:
+    values = repeated[estimator]
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    assert abs(values.mean() - bandit.truth) < 3 * error
+    assert error < 0.005
+
+
+def test_the_rate_of_the_log_itself_is_far_off(bandit) -> None:
+    assert abs(observed_rate(bandit.log(100_000, 0)).value - bandit.truth) > 0.03
+
+
+def test_normalising_and_a_model_lower_the_variance(repeated) -> None:
+    assert repeated["SNIPS"].std() < 0.9 * repeated["IPS"].std()
+    assert repeated["doubly robust"].std() < 0.9 * repeated["IPS"].std()
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_bootstrap_gives_the_spread_over_logs(bandit, repeated, estimator) -> None:
+    errors = []
+    for seed in range(12):
+        result = evaluate_policy(bandit.log(200, seed), bandit.policy, resamples=60, seed=seed)
+        errors.append(dict(zip(ESTIMATORS, result.estimates, strict=True))[estimator].standard_error)
+    assert np.mean(errors) == pytest.approx(repeated[estimator].std(ddof=1), rel=0.2)
+
+
+def test_all_agree_with_the_truth_on_a_long_log(bandit) -> None:
+    result = evaluate_policy(bandit.log(100_000, 1), bandit.policy, resamples=20)
+    for estimate in result.estimates:
+        assert estimate.value == pytest.approx(bandit.truth, abs=5 * estimate.standard_error)
+        assert estimate.low < estimate.value < estimate.high
+    assert result.rounds == 100_000 and 0 < result.effective_rounds < 100_000
+    assert result.unsupported == 0
+
+
+def test_of_its_own_log_a_policy_has_the_observed_rate(bandit) -> None:
+    log = bandit.log(500, 2)
+    same = Policy(CONTEXTS, ACTIONS, bandit.logging)
+    result = evaluate_policy(log, same, resamples=50)
+    rates = {estimate.estimator: estimate.value for estimate in result.estimates}
+    observed = observed_rate(log)
+    assert rates["IPS"] == rates["SNIPS"] == pytest.approx(observed.value)
+    assert result.effective_rounds == pytest.approx(500) and result.largest_weight == 1
+    assert observed.low < observed.value < observed.high
+
+
+def test_a_heavy_weight_is_clipped() -> None:
+    log = BanditLog(["1"], ["a", "b"], np.zeros(16, int), np.array([0] * 15 + [1]),
+                    np.array([0.0] * 15 + [1.0]), np.array([0.99] * 15 + [0.01]))
+    result = evaluate_policy(log, Policy(["1"], ["a", "b"], np.array([[0.0, 1.0]])), resamples=2)
+    rates = {estimate.estimator: estimate.value for estimate in result.estimates}
+    assert rates["IPS"] == pytest.approx(100 / 16)
+    assert rates["clipped IPS"] == pytest.approx(4 / 16)
+    assert rates["SNIPS"] == pytest.approx(1)
+
+
+def test_what_the_log_never_shows_is_counted(bandit) -> None:
+    log = bandit.log(300, 3)
+    log = log.take(log.action != 1)
+    new = Policy(CONTEXTS, ["b", "z"], np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]))
+    result = evaluate_policy(log, new, resamples=5)
+    assert result.unsupported == pytest.approx(1)
+    assert result.effective_rounds == 0
+    assert evaluate_policy(log, uniform_policy(log), resamples=5).unsupported == pytest.approx(0.2)
+
+
+def test_the_same_seed_gives_the_same_figures(bandit) -> None:
+    log = bandit.log(200, 4)
+    first, again, other = (
+        evaluate_policy(log, bandit.policy, resamples=20, seed=seed) for seed in (5, 5, 6)
+    )
+    assert first == again != other
+
+
+def test_a_learning_policy_is_averaged_over_its_time() -> None:
+    generator = np.random.default_rng(0)
+    rounds = 40_000
+    # It turns from item a to item b, so each is logged most while it is likely.
+    first = np.linspace(0.95, 0.05, rounds)
+    action = (generator.random(rounds) > first).astype(int)
+    propensity = np.where(action == 0, first, 1 - first)
+    log = BanditLog(
+        ["1"], ["a", "b"], np.zeros(rounds, int), action, np.zeros(rounds), propensity
+    )
+    assert logging_policy(log).probability == pytest.approx(np.full((1, 2), 0.5), abs=0.01)
+    assert propensity[action == 0].mean() > 0.6
+
+
+def test_files_are_read(tmp_path) -> None:
+    log_file, policy_file = tmp_path / "log.csv", tmp_path / "policy.csv"
+    log_file.write_text(
+        "," + HEADER + "0,007,1,0,0.5\n1,12,2,1,0.25\n2,007,2,0,0.75\n"
+    )
+    policy_file.write_text("item_id,position,probability\n007,1,1\n007,2,0.25\n12,2,0.75\n")
+    log, policy = load_log(log_file), load_policy(policy_file)
+    assert (log.contexts, log.actions) == (["1", "2"], ["007", "12"])
+    assert log.context.tolist() == [0, 1, 1] and log.action.tolist() == [0, 1, 0]
+    assert log.reward.tolist() == [0, 1, 0] and log.propensity.tolist() == [0.5, 0.25, 0.75]
+    assert policy.probability.tolist() == [[1, 0], [0.25, 0.75]]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "is empty; it needs the columns item_id, position, click"),
+        (HEADER, "holds no rows"),
+        ("item_id,position,click\n1,1,0\n", "has no column 'propensity_score'"),
+        (HEADER + "1,1,0,0.5\n1,1,2,0.5\n", "line 3: click is '2', it must be 0 or 1"),
+        (HEADER + "1,1,0,0\n", "line 2: propensity_score is '0', it must be a number above 0"),
+        (HEADER + "1,1,0,nan\n", "line 2: propensity_score is 'nan'"),
+        (HEADER + "1,1,0,much\n", "line 2: propensity_score is 'much'"),
+        (HEADER + "1,,0,0.5\n", "line 2: position is empty"),
+        (HEADER + "1,1,0\n1,1,0,1,7\n", "is not readable CSV"),
+    ],
+)
+def test_a_bad_log_is_named(tmp_path, content, sentence) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text(content)
+    with pytest.raises(RecsysError, match=sentence) as error:
+        load_log(file)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ("a,1,0.5\nb,1,0.4\n", "the probabilities of position '1' sum to 0.9"),
+        ("a,1,0.5\na,1,0.5\n", "item 'a' at position '1' comes twice"),
+        ("a,1,1.5\n", "line 2: probability is '1.5', it must be a number from 0 to 1"),
+    ],
+)
+def test_a_bad_policy_is_named(tmp_path, rows, sentence) -> None:
+    file = tmp_path / "policy.csv"
+    file.write_text("item_id,position,probability\n" + rows)
+    with pytest.raises(RecsysError, match=sentence):
+        load_policy(file)
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(RecsysError, match="no file .*nowhere.csv"):
+        load_log(tmp_path / "nowhere.csv")
+
+
+def test_a_policy_must_know_the_positions_of_the_log(bandit) -> None:
+    part = Policy(CONTEXTS[:2], ACTIONS, bandit.new[:2])
+    with pytest.raises(RecsysError, match="says nothing of position '3'"):
+        evaluate_policy(bandit.log(50, 0), part)
+
+
+def test_a_log_that_is_too_short_is_said(bandit) -> None:
+    with pytest.raises(RecsysError, match="the log has 4 rounds; an estimate needs 5"):
+        evaluate_policy(bandit.log(4, 0), bandit.policy)
+
+
+@pytest.mark.skipif(not OPEN_BANDIT.exists(), reason="no shared data: open_bandit is not there")
+@pytest.mark.parametrize("campaign", ["men", "women"])
+def test_the_random_log_foretells_thompson_samplings_clicks(campaign) -> None:
+    random, bts = (load_log(OPEN_BANDIT / f"{name}_{campaign}.csv.gz") for name in ("random", "bts"))
+    observed = observed_rate(bts)
+    result = evaluate_policy(random, logging_policy(bts), resamples=200)
+    for estimate in result.estimates:
+        error = np.hypot(estimate.standard_error, observed.standard_error)
+        assert abs(estimate.value - observed.value) < 2 * error
