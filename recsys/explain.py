@@ -17,7 +17,8 @@ from math import comb, inf, isfinite
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import functional_call
 
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
@@ -321,15 +322,9 @@ def _along_path(
     difference = table[torch.from_numpy(seen)] - start
     points = (start + along[:, None, None] * difference).requires_grad_()
 
-    # The model's own forward pass, with points of the path where the events' embeddings would be.
-    def replace(_module: nn.Module, _inputs: object, _output: Tensor) -> Tensor:
-        return points.reshape(steps * events, -1)
-
-    handle = model.item_embedding.register_forward_hook(replace)
-    try:
-        with torch.enable_grad():
-            scores = model(packed)[packed.last] @ table[item]
-    finally:
-        handle.remove()
+    # The model's own forward pass, over a table whose rows are the points of the path.
+    packed.items.copy_(torch.arange(steps * events))
+    weights = {"item_embedding.weight": points.flatten(0, 1)}
+    scores = functional_call(model, weights, (packed,))[packed.last] @ table[item]
     (gradients,) = torch.autograd.grad(scores.sum(), points)
     return scores.detach(), gradients, difference

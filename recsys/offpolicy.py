@@ -8,7 +8,6 @@ and contexts are few: in the Open Bandit Dataset (Saito et al., 2021) the positi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +15,18 @@ import numpy as np
 import polars as pl
 from scipy.stats import binomtest
 
+from recsys.data.columns import ITEM
+from recsys.data.impressions import POSITION, load_impressions
+from recsys.data.source import local_copy
+from recsys.data.tables import Column, read_table
 from recsys.errors import RecsysError
 
+PROBABILITY = Column(
+    "probability", "number", allowed=lambda value: value.is_between(0, 1),
+    wanted="a number from 0 to 1",
+)  # fmt: skip
+# Of a policy's probabilities to 1, as a file with a few digits an item gives them.
+SUM_TOLERANCE = 1e-4
 FOLDS = 5
 ESTIMATORS = ("IPS", "clipped IPS", "SNIPS", "direct method", "doubly robust")
 
@@ -107,61 +116,61 @@ class PolicyEvaluation:
     unsupported: float
 
 
-def load_log(file: Path | str) -> BanditLog:
-    """Read a log with the Open Bandit Dataset's columns; others are passed over.
+def load_log(path: Path | str) -> BanditLog:
+    """Read a log of impressions: the items are the actions, the positions the contexts.
 
     Parameters
     ----------
-    file
-        CSV, gzipped or not, with ``item_id`` (action), ``position`` (context), ``click`` (0 or 1)
-        and ``propensity_score``.
+    path
+        As in `recsys.data.impressions.load_impressions`.
 
     Raises
     ------
     RecsysError
-        When the file is missing or not readable; a bad row is named by line.
+        When nothing readable is there; a bad row is named by line.
     """
-    frame = _read_columns(Path(file), ["item_id", "position", "click", "propensity_score"])
-    click = _numbers(file, frame["click"], lambda click: (click == 0) | (click == 1), "0 or 1")
-    propensity = _numbers(
-        file, frame["propensity_score"], lambda p: (p > 0) & (p <= 1), "a number above 0, at most 1"
-    )
-    contexts, context = np.unique(frame["position"].to_numpy(), return_inverse=True)
-    actions, action = np.unique(frame["item_id"].to_numpy(), return_inverse=True)
+    impressions = load_impressions(path)
+    contexts, context = _indices(impressions["position"])
+    actions, action = _indices(impressions["item"])
     return BanditLog(
-        contexts.tolist(), actions.tolist(), context, action, click, propensity
+        contexts=contexts,
+        actions=actions,
+        context=context,
+        action=action,
+        reward=impressions["click"].cast(pl.Float64).to_numpy(),
+        propensity=impressions["propensity"].to_numpy(),
     )
 
 
-def load_policy(file: Path | str) -> Policy:
-    """Read a policy from a CSV with the columns ``item_id``, ``position`` and ``probability``.
+def load_policy(path: Path | str) -> Policy:
+    """Read a policy from a table with the columns ``item``, ``position`` and ``probability``.
 
     Pairs of item and position that are left out have probability 0.
 
     Raises
     ------
     RecsysError
-        When the file is not readable, a probability is out of [0, 1], a pair comes twice, or the
+        When nothing readable is there, a probability is out of [0, 1], a pair comes twice, or the
         probabilities of a position do not sum to 1.
     """
-    frame = _read_columns(Path(file), ["item_id", "position", "probability"])
-    probability = _numbers(
-        file, frame["probability"], lambda p: (p >= 0) & (p <= 1), "a number from 0 to 1"
-    )
-    contexts, context = np.unique(frame["position"].to_numpy(), return_inverse=True)
-    actions, action = np.unique(frame["item_id"].to_numpy(), return_inverse=True)
+    with local_copy(path) as file:
+        rows = read_table(file).load((ITEM, POSITION, PROBABILITY))
+    contexts, context = _indices(rows["position"].cast(pl.Int32))
+    actions, action = _indices(rows["item"])
+    if (twice := rows.select("item", "position").is_duplicated()).any():
+        row = int(twice.arg_true()[0])
+        raise RecsysError(
+            f"{path}: item {actions[action[row]]!r} at position {contexts[context[row]]} comes "
+            "twice; keep one row"
+        )
     table = np.zeros((len(contexts), len(actions)))
-    np.add.at(table, (context, action), probability)
-    pairs = frame.select("item_id", "position")
-    if (twice := pairs.is_duplicated()).any():
-        item, position = pairs.row(int(twice.arg_true()[0]))
-        raise RecsysError(f"{file}: item {item!r} at position {position!r} comes twice; keep one row")
+    table[context, action] = rows["probability"].to_numpy()
     for name, total in zip(contexts, table.sum(1), strict=True):
-        if abs(total - 1) > 1e-6:
+        if abs(total - 1) > SUM_TOLERANCE:
             raise RecsysError(
-                f"{file}: the probabilities of position {name!r} sum to {total:.6g}, it must be 1"
+                f"{path}: the probabilities of position {name} sum to {total:.6g}, it must be 1"
             )
-    return Policy(contexts.tolist(), actions.tolist(), table)
+    return Policy(contexts, actions, table)
 
 
 def uniform_policy(log: BanditLog) -> Policy:
@@ -318,8 +327,8 @@ def _aligned(log: BanditLog, policy: Policy) -> tuple[BanditLog, np.ndarray]:
     lacking = [name for name in log.contexts if name not in policy.contexts]
     if lacking:
         raise RecsysError(
-            f"the policy says nothing of position {lacking[0]!r}, which is in the log; "
-            f"it has {', '.join(map(repr, policy.contexts))}"
+            f"the policy says nothing of position {lacking[0]}, which is in the log; "
+            f"it has {', '.join(policy.contexts)}"
         )
     known = set(log.actions)
     actions = log.actions + [name for name in policy.actions if name not in known]
@@ -336,38 +345,8 @@ def _sums(log: BanditLog, values: np.ndarray, shape: tuple[int, int]) -> np.ndar
     return np.bincount(cell, values, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def _read_columns(file: Path, columns: list[str]) -> pl.DataFrame:
-    """The named columns of a CSV file as texts."""
-    try:
-        frame = pl.read_csv(file, infer_schema=False)
-    except FileNotFoundError:
-        raise RecsysError(f"no file {file}: give a CSV with {', '.join(columns)}") from None
-    except pl.exceptions.NoDataError:
-        raise RecsysError(f"{file} is empty; it needs the columns {', '.join(columns)}") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RecsysError(f"{file} is not readable CSV: {error}") from error
-    for column in columns:
-        if column not in frame.columns:
-            raise RecsysError(
-                f"{file} has no column {column!r}; its columns are {', '.join(frame.columns[:12])}"
-            )
-        if frame[column].null_count():
-            line = int(frame[column].is_null().arg_true()[0]) + 2
-            raise RecsysError(f"{file}, line {line}: {column} is empty; mend or remove the line")
-    if not len(frame):
-        raise RecsysError(f"{file} holds no rows below its header")
-    return frame.select(columns)
 
-
-def _numbers(
-    file: Path | str, column: pl.Series, allowed: Callable[[pl.Series], pl.Series], wanted: str
-) -> np.ndarray:
-    """float64[rows] of a column of texts; a value that is not `allowed` is named by line."""
-    numbers = column.cast(pl.Float64, strict=False)
-    bad = (~allowed(numbers)).fill_null(True).arg_true()
-    if len(bad):
-        row = int(bad[0])
-        raise RecsysError(
-            f"{file}, line {row + 2}: {column.name} is {column[row]!r}, it must be {wanted}"
-        )
-    return numbers.to_numpy()
+def _indices(column: pl.Series) -> tuple[list[str], np.ndarray]:
+    """The values of a column as names, in order, and int64[rows] of which each row has."""
+    values, index = np.unique(column.to_numpy(), return_inverse=True)
+    return [str(value) for value in values], index

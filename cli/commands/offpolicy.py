@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from cli.application import Application
 from cli.options import json_option
 
-LOG = click.Path(path_type=Path, dir_okay=False)
-
 
 @click.command()
-@click.argument("log", type=LOG)
-@click.option("--policy", type=LOG, metavar="FILE",
-              help="New policy: a CSV with item_id, position and probability.")
-@click.option("--policy-log", type=LOG, metavar="FILE",
+@click.argument("log")
+@click.option("--policy", metavar="FILE",
+              help="New policy: a table with item, position and probability.")
+@click.option("--policy-log", metavar="FILE",
               help="New policy: the one that wrote this log, to check the estimates by its clicks.")
 @click.option("--uniform", is_flag=True, help="New policy: every item with the same probability.")
 @click.option("--confidence", default=0.95, show_default=True,
@@ -30,9 +26,9 @@ LOG = click.Path(path_type=Path, dir_okay=False)
 @click.pass_obj
 def offpolicy(
     app: Application,
-    log: Path,
-    policy: Path | None,
-    policy_log: Path | None,
+    log: str,
+    policy: str | None,
+    policy_log: str | None,
     uniform: bool,
     confidence: float,
     resamples: int,
@@ -41,8 +37,8 @@ def offpolicy(
 ) -> None:
     """Estimate the click rate of a new policy from the LOG of another, without serving it.
 
-    LOG is a CSV as in the Open Bandit Dataset, with item_id, position, click and propensity_score:
-    the probability with which the item was shown.
+    LOG is a table of impressions as in the Open Bandit Dataset: time, item, position, click and
+    propensity, the probability with which the item was shown there.
     """
     from dataclasses import asdict, replace
 
