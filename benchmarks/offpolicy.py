@@ -9,7 +9,7 @@ plain rate of the log stands first: what one would say without off-policy evalua
 
 What a policy shows is taken from its own log, as the harmonic mean of the logged propensities for
 each item and position (`recsys.offpolicy.logging_policy`); the Open Bandit Pipeline simulates bts
-from its priors instead. Rounds are taken as independent, though an impression fills three positions.
+from its priors instead. Rounds are taken as independent, though a page shows three positions.
 """
 
 from __future__ import annotations

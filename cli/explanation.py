@@ -72,7 +72,7 @@ def explain_item(
 
     texts = dict(zip(interactions.items, interactions.item_text or []))
     change = found.counterfactual
-    removed = () if change is None else change.places
+    removed = change.places if change else ()
     events = [
         {
             "place": effect.place,
@@ -94,7 +94,7 @@ def explain_item(
         score=found.score,
         rank=found.rank,
         events=events,
-        counterfactual=None if change is None else {
+        counterfactual=change and {
             "removed": [event["item"] for event in events if event["removed"]],
             "score": change.score,
             "rank": change.rank,

@@ -1,8 +1,8 @@
 """Why an item was recommended: which past events caused it, shown by taking them away.
 
-An explanation here is counterfactual: the smallest set of a user's own events that was found such
-that, without them, the model no longer has the item among its first k (Ghazimatin et al., PRINCE,
-2020; Tran et al., ACCENT, 2021). Those methods estimate what a removal does, because a graph walk or
+An explanation here is counterfactual: the smallest set of a user's own events that was found
+without which the model no longer has the item among its first k (Ghazimatin et al., PRINCE, 2020;
+Tran et al., ACCENT, 2021). Those methods estimate what a removal does, because a graph walk or
 a retrained factorisation is dear; a sequential model reads its history anew for every request, so
 each removal is simply scored, and what is reported is what the model does. Integrated gradients
 stand beside it: what the score owes to each event by its slope, without removing anything.
@@ -29,7 +29,7 @@ from recsys.packing import Windows, pack
 EXHAUSTIVE = 2000
 # Scores held at a time (64 MiB), whatever the size of the catalogue.
 SCORES_IN_FLIGHT = 16 * 1024 * 1024
-# Points on the path of the integral: doubled from the fewest until the axiom holds to the tolerance.
+# Points on the path of the integral: doubled from the fewest until completeness holds.
 FEWEST_STEPS, MOST_STEPS = 32, 1024
 TOLERANCE = 1e-3
 
@@ -163,7 +163,7 @@ class _Removals:
 
     @torch.inference_mode()
     def _scores(self, removals: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        """float[B] of the item, and float[B, items] of its competitors, -inf where there is none."""
+        """float[B] of the item, float[B, items] of its competitors and -inf of all others."""
         rest = [np.delete(self._history, list(places)) for places in removals]
         scores = self._model.scores(self._model.encode(rest))
         own = scores[:, self._item].clone()
@@ -312,7 +312,7 @@ def integrated_gradients(
 def _along_path(
     model: SequentialRecommender, seen: np.ndarray, item: int, along: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores float[steps], their gradients float[steps, events, d], and the path float[events, d]."""
+    """Scores float[steps], gradients float[steps, events, d] and the path float[events, d]."""
     steps, events = len(along), len(seen)
     starts = np.arange(steps, dtype=np.int64) * events
     windows = Windows(np.tile(seen, steps), starts, np.full(steps, events, dtype=np.int64))

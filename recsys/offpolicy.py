@@ -1,9 +1,9 @@
 """What a new policy's click rate would be, from the log of another: off-policy evaluation.
 
-A log tells what was shown, with which probability (the propensity), and whether it was clicked. What
-was not shown has no answer in it, so a new policy's rate is estimated by weighting the answers that
-are there, by a model of the clicks, or by both. The policies here choose an item for each context,
-and contexts are few: in the Open Bandit Dataset (Saito et al., 2021) the position on the page.
+A log tells what was shown, with which probability (the propensity), and whether it was clicked.
+What was not shown has no answer in it, so a new policy's rate is estimated by weighting the answers
+that are there, by a model of the clicks, or by both. The policies here choose an item for each
+context, and contexts are few: in the Open Bandit Dataset (Saito et al., 2021) the position.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ PROBABILITY = Column(
 )  # fmt: skip
 # Of a policy's probabilities to 1, as a file with a few digits an item gives them.
 SUM_TOLERANCE = 1e-4
+# Of the rounds, when the model of the reward is fitted.
 FOLDS = 5
 ESTIMATORS = ("IPS", "clipped IPS", "SNIPS", "direct method", "doubly robust")
 
@@ -315,7 +316,7 @@ def _estimates(log: BanditLog, table: np.ndarray, folds: np.ndarray) -> np.ndarr
 
 
 def _mean_rewards(rewards: np.ndarray, rounds: np.ndarray) -> np.ndarray:
-    """Mean reward of each cell, drawn to the mean of all by one unit of reward's worth of rounds."""
+    """Mean rewards, drawn to the mean of all by one unit of reward's worth of rounds."""
     total = rewards.sum()
     if total <= 0:
         return np.zeros(rewards.shape)
@@ -323,7 +324,7 @@ def _mean_rewards(rewards: np.ndarray, rounds: np.ndarray) -> np.ndarray:
 
 
 def _aligned(log: BanditLog, policy: Policy) -> tuple[BanditLog, np.ndarray]:
-    """The log over the actions of both, and the policy's float64[contexts, actions] by its names."""
+    """The log over the actions of both, and the policy as float64[contexts, actions] for it."""
     lacking = [name for name in log.contexts if name not in policy.contexts]
     if lacking:
         raise RecsysError(

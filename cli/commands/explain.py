@@ -56,8 +56,8 @@ def explain(
     click.echo(sentence(explained))
     if explained.completeness_gap > 0.01:
         app.say(
-            f"The integrated gradients are {explained.completeness_gap:.0%} off the change in score "
-            "that they should sum to: do not rely on them here."
+            f"The integrated gradients are {explained.completeness_gap:.0%} off the change in "
+            "score that they should sum to: do not rely on them here."
         )
 
 
@@ -65,16 +65,12 @@ def sentence(explained) -> str:
     """The explanation in words."""
     change = explained.counterfactual
     if change is None:
-        return (
-            "No set of events was found without which the item leaves the first "
-            f"{explained.k}."
-        )
+        return f"No set of events was found without which the item leaves the first {explained.k}."
     count = len(change["removed"])
-    proof = (
-        "No smaller set does it." if change["smallest"] else "A smaller set may exist: not all were tried."
-    )
+    proof = "" if change["smallest"] else " Not all smaller sets were tried."
     return (
         f"Without {'this event' if count == 1 else f'these {count} events'} "
-        f"({', '.join(change['removed'])}) the item falls from {explained.rank} to {change['rank']}, "
-        f"out of the first {explained.k}, and item {change['successor']} comes in. {proof}"
+        f"({', '.join(change['removed'])}) the item falls from {explained.rank} to "
+        f"{change['rank']}, out of the first {explained.k}, and item {change['successor']} "
+        f"comes in.{proof}"
     )

@@ -82,8 +82,8 @@ def offpolicy(
         ],
     )
     click.echo(
-        f"The {result.rounds} rounds of the log tell as much as {result.effective_rounds:.0f} of the "
-        f"new policy would; the largest weight is {result.largest_weight:.1f}."
+        f"The {result.rounds} rounds of the log tell as much as {result.effective_rounds:.0f} of "
+        f"the new policy would; the largest weight is {result.largest_weight:.1f}."
     )
     if result.unsupported:
         click.echo(

@@ -74,9 +74,31 @@ def test_the_set_is_the_smallest_by_trying_all(history: list[int]) -> None:
 def test_without_the_set_the_item_is_replaced(shop, trained) -> None:
     history = shop.of(0).tolist()
     item = first_item(trained, history)
-    change = explain(trained, history, item, K).counterfactual
-    assert rank_without(trained, history, change.successor) > K - 1
-    assert rank_without(trained, history, change.successor, change.places) <= K
+    change = explain(trained, history, item, 10).counterfactual
+    assert rank_without(trained, history, change.successor) > 10
+    assert rank_without(trained, history, change.successor, change.places) <= 10
+
+
+class Scripted(SequentialRecommender):
+    """Item 9's score is given for each set of events 0, 1 and 2 that a history still has."""
+
+    SCORES = {
+        (0, 1, 2): 1.0, (1, 2): 0.6, (0, 2): 0.7, (0, 1): 0.7, (0,): -0.5, (2,): 0.3, (1,): 0.3,
+    }  # fmt: skip
+
+    def encode(self, sequences):
+        present = [tuple(event for event in (0, 1, 2) if event in history) for history in sequences]
+        return torch.tensor([[self.SCORES.get(events, -1.0)] for events in present])
+
+    def scores(self, state):
+        return torch.cat([torch.zeros(len(state), 9), state, torch.zeros(len(state), 20)], dim=1)
+
+
+def test_what_greed_took_in_vain_is_put_back(monkeypatch) -> None:
+    # Event 0 alone helps most, but 1 and 2 together suffice, and 0 with either does not.
+    monkeypatch.setattr("recsys.explain.EXHAUSTIVE", 0)
+    change = explain(Scripted(ITEMS, RECIPE), [0, 1, 2, 5], 9, 1).counterfactual
+    assert change.places == (1, 2) and not change.smallest
 
 
 def test_beyond_what_can_be_tried_the_set_is_irreducible(shop, trained, monkeypatch) -> None:
