@@ -224,8 +224,8 @@ def evaluate_policy(
     - SNIPS, sum of w r over sum of w (Swaminathan and Joachims, 2015): a small bias for less
       variance;
     - the direct method, the policy's mean of q: as good as the model is;
-    - doubly robust, the direct method plus the mean of w (r - q) (Dudík et al., 2011): no bias, and
-      less variance than IPS the better q is. Each round's q comes from the other folds' rounds.
+    - doubly robust, the direct method plus the mean of w (r - q) (Dudík et al., 2011): no bias,
+      and less variance than IPS the better q is. Each round's q comes from the other folds' rounds.
 
     q is the mean reward of the action in the context, drawn to the mean of all by as many rounds as
     bring one unit of reward on average. Standard errors and intervals are those of a bootstrap over
