@@ -16,6 +16,8 @@ COMMANDS = {
     "federate": "Train across the sites with Flower; store the result.",
     "deploy": "Serve a stored model through TorchServe.",
     "recommend": "Ask the served model for a user's next items.",
+    "explain": "Tell which past events caused a recommendation.",
+    "offpolicy": "Estimate a new policy's click rate from a log.",
     "run": "up, train, federate, deploy and recommend in one go.",
     "status": "Show layers, servers and the model in production.",
     "preview": "Show what up would change.",
