@@ -23,6 +23,7 @@ from rich.table import Table
 
 BIN = Path(sys.executable).parent
 LAYERS = ("private", "cloud", "link", "platform")
+Times = dict[str, list[float]]
 
 
 def seconds(command: Sequence[str], home: Path) -> float:
@@ -40,9 +41,9 @@ def seconds(command: Sequence[str], home: Path) -> float:
     return time.monotonic() - start
 
 
-def measure(runs: int, home: Path) -> dict[str, list[float]]:
-    """Wall times of every command; the environment is down before and after."""
-    times: dict[str, list[float]] = {}
+def measure_provisioning(runs: int, home: Path) -> Times:
+    """Wall times of the commands around `up` and `down`; the environment is down before and after."""
+    times: Times = {}
 
     def note(label: str, *command: str) -> None:
         times.setdefault(label, []).append(seconds(command, home))
@@ -62,11 +63,21 @@ def measure(runs: int, home: Path) -> dict[str, list[float]]:
         note("hybrid preview (nothing to do)", "hybrid", "preview", "local")
         note("hybrid status", "hybrid", "status", "local")
         note("hybrid down", "hybrid", "down", "local")
-    for _ in range(runs):
-        note("hybrid run (synthetic shop, from nothing)", "hybrid", "run", "local", "--fresh")
-        note("hybrid run (all done before)", "hybrid", "run", "local")
-        seconds(["hybrid", "down", "local", "--purge", "--yes"], home)
     return times
+
+
+def measure_pipeline(runs: int, home: Path) -> Times:
+    """Wall times of the whole job, each time in an environment that was purged before."""
+    first, again = [], []
+    for _ in range(runs):
+        seconds(["hybrid", "init", "local"], home)
+        first.append(seconds(["hybrid", "run", "local"], home))
+        again.append(seconds(["hybrid", "run", "local"], home))
+        seconds(["hybrid", "down", "local", "--purge", "--yes"], home)
+    return {
+        "hybrid run (synthetic shop, from nothing)": first,
+        "hybrid run (all done before)": again,
+    }
 
 
 def main() -> None:
@@ -76,7 +87,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="where to work; default: a temporary folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hybrid-bench-") as scratch:
-        times = measure(arguments.runs, arguments.home or Path(scratch))
+        home = arguments.home or Path(scratch)
+        times = measure_provisioning(arguments.runs, home) | measure_pipeline(arguments.runs, home)
     table = Table("command", "median", "min", "max", "runs", title=f"{os.cpu_count()} cores, seconds")
     for label, values in times.items():
         figures = (statistics.median(values), min(values), max(values))

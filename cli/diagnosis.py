@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from cli.application import PROJECT
 from cli.environment import Environment, engine_root
+from cli.serving import ServingError, find_java
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,9 @@ def diagnose(environment: Environment) -> list[Finding]:
     return findings
 
 
-def java_program() -> str | None:
-    """The Java of JAVA_HOME, else of PATH."""
-    home = os.environ.get("JAVA_HOME")
-    if home and (Path(home) / "bin" / "java").exists():
-        return str(Path(home) / "bin" / "java")
-    return shutil.which("java")
-
-
 def _packages() -> Finding:
-    wanted = re.findall(r"(?m)^([a-z0-9-]+)==([^\s;\\]+)(?: ;.*)?", _lock().read_text())
+    lock = (PROJECT / "requirements.txt").read_text()
+    wanted = re.findall(r"(?m)^([a-z0-9-]+)==([^\s;\\]+)(?: ;.*)?", lock)
     absent = []
     for name in ("click", "pulumi", "pulumi-aws", "flwr", "torch", "torchserve", "moto"):
         versions = {v for n, v in wanted if n == name}
@@ -52,10 +44,6 @@ def _packages() -> Finding:
             absent.append(f"{name} is not installed")
     detail = "; ".join(absent) or "as locked in requirements.txt"
     return Finding("Python packages", not absent, detail, "make setup")
-
-
-def _lock() -> Path:
-    return PROJECT / "requirements.txt"
 
 
 def _engine() -> Finding:
@@ -74,9 +62,10 @@ def _language_host() -> Finding:
 
 def _java() -> Finding:
     mend = "sudo apt-get install openjdk-17-jre-headless"
-    program = java_program()
-    if program is None:
-        return Finding("Java", False, "not installed; TorchServe needs 17 or newer", mend)
+    try:
+        program = find_java()
+    except ServingError as error:
+        return Finding("Java", False, str(error), mend)
     said = _first_line([program, "-version"]) or ""
     major = re.search(r'"(\d+)', said)
     return Finding("Java", bool(major) and int(major.group(1)) >= 17, f"{program}: {said}", mend)

@@ -57,7 +57,7 @@ class Change:
 
 @dataclass
 class LayerResult:
-    """What an operation did to one layer; `seconds` is wall time."""
+    """What an operation did to one layer, how many resources it has, and what it gives others."""
 
     layer: str
     changes: list[Change] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Engine:
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self.project = environment.folder / "project"
+        self.project = environment.project
         self.unfinished = environment.folder / "unfinished"
 
     @cached_property
@@ -136,9 +136,6 @@ class Engine:
         passphrase = self.environment.passphrase_file
         if not passphrase.exists():
             write_text(passphrase, secrets.token_urlsafe(32) + "\n", mode=0o600)
-            # Salts that the shell's pulumi left in the project belong to an older passphrase.
-            for layer in LAYERS:
-                (PROJECT / f"Pulumi.{self._stack_name(layer)}.yaml").unlink(missing_ok=True)
         (self.environment.folder / "state").mkdir(exist_ok=True)
         home = self.environment.folder / "pulumi"
         install(Path(self.command.command), home)

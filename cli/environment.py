@@ -46,6 +46,11 @@ class Environment:
         return self.settings.kind == "local"
 
     @property
+    def project(self) -> Path:
+        """The copy of the project file that the engine works on, with the stacks' salts beside."""
+        return self.folder / "project"
+
+    @property
     def passphrase_file(self) -> Path:
         """Encrypts secrets in a local environment's state; made by `hybrid init`."""
         return self.folder / "passphrase"

@@ -39,12 +39,12 @@ def environment_store(environment: Environment) -> Store:
 
 
 def load_data(environment: Environment, address: str) -> Interactions:
-    """Interactions at a path; `synthetic` is the generated shop of the environment."""
+    """Interactions at a path, s3:// or gs://; `synthetic` is the environment's generated shop."""
     from recsys.data.interactions import load_interactions
     from recsys.data.synthetic import write_shop
 
     if address != SYNTHETIC:
-        return load_interactions(Path(address))
+        return load_interactions(address)
     shop = environment.folder / "data" / SYNTHETIC
     if not shop.exists():
         write_shop(shop)
@@ -59,7 +59,7 @@ def train(
     Parameters
     ----------
     data
-        `synthetic` or a path.
+        `synthetic`, a path, or an s3:// or gs:// address.
     changes
         Fields of the recipe that differ from its defaults.
     """
@@ -70,7 +70,7 @@ def train(
     from recsys.training import train as train_recommender
 
     recipe = Recipe.from_dict(asdict(Recipe()) | changes)
-    address = data if data == SYNTHETIC else str(Path(data).absolute())
+    address = data if data == SYNTHETIC or "://" in data else str(Path(data).absolute())
     interactions = load_data(environment, address)
     source = _describe(address, interactions)
     run = sha256(repr((source["fingerprint"], asdict(recipe))).encode()).hexdigest()[:12]

@@ -11,6 +11,7 @@ import click
 COMMANDS = {
     "init": "Prepare an environment's folder, engine plugins and stacks.",
     "up": "Stand an environment up, or mend it.",
+    "data": "Look at, filter and split data.",
     "train": "Pretrain and fine-tune a recommender; store it.",
     "federate": "Train across the sites with Flower; store the result.",
     "deploy": "Serve a stored model through TorchServe.",

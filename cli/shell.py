@@ -1,16 +1,18 @@
 """The `pulumi` of the project's environment: the engine of `make setup`, pointed at the right state.
 
-It only sets variables (engine home with the offline plugins, backend, passphrase file) that the
-environment named by ``--stack`` needs, then becomes the real engine.
+It sets the variables (engine home with the offline plugins, backend, passphrase file) that the
+environment named by ``--stack`` needs, brings its stacks' salts, then becomes the real engine.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from cli.application import Application
-from cli.environment import engine_root, environment_of_stack
+from cli.environment import Environment, engine_root, environment_of_stack
+from cli.files import write_text
 
 
 def main() -> None:
@@ -25,8 +27,23 @@ def main() -> None:
             raise
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if environment.is_local:
+        bring_salts(environment, Path.cwd())
     variables = os.environ | environment.engine_variables()
     os.execve(engine, [str(engine), *sys.argv[1:]], variables)
+
+
+def bring_salts(environment: Environment, start: Path) -> None:
+    """Put the salts of the environment's passphrase beside the Pulumi.yaml that `start` is in.
+
+    The engine looks for them there, where those of an older passphrase or of another home's
+    environment of the same name may still lie: it would take the right passphrase for a wrong one.
+    """
+    folders = [start, *start.parents]
+    project = next((folder for folder in folders if (folder / "Pulumi.yaml").exists()), None)
+    if project is not None:
+        for file in environment.project.glob("Pulumi.*.yaml"):
+            write_text(project / file.name, file.read_text())
 
 
 def named_environment(arguments: list[str]) -> str:

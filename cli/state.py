@@ -18,13 +18,12 @@ def resource_counts(environment: Environment) -> dict[str, int]:
     CommandError
         The engine is missing, or its backend does not answer.
     """
-    project = environment.folder / "project"
-    if not project.exists():
+    if not environment.project.exists():
         return {}
     try:
         listed = subprocess.run(
             [engine_root() / "bin" / "pulumi", "stack", "ls", "--json", "--non-interactive"],
-            cwd=project,
+            cwd=environment.project,
             env=os.environ | environment.engine_variables(),
             capture_output=True,
             text=True,

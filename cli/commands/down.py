@@ -24,7 +24,10 @@ def down(app: Application, environment: str, purge: bool, yes: bool, as_json: bo
 
     target = app.environment(environment)
     if target.is_local and not target.folder.exists():
-        click.echo(f"Nothing to end: {environment} was never up here.")
+        if as_json:
+            app.show_json({"environment": environment, "changed": False})
+        else:
+            click.echo(f"Nothing to end: {environment} was never up here.")
         return
     if not yes and (purge or not target.is_local):
         kept = f"Its folder {target.folder} goes too. " if purge else ""

@@ -11,7 +11,7 @@ from cli.options import environment_option, json_option
 @click.command()
 @environment_option
 @click.option("--data", default="synthetic", show_default=True,
-              help="Generated shop, or the path of a folder or file of interactions.")
+              help="Generated shop, or a folder or file of interactions (also s3://, gs://).")
 @click.option("--epochs", type=click.IntRange(1), help="Most epochs of fine-tuning.")
 @click.option("--pretrain-epochs", type=click.IntRange(0), help="Epochs of pretraining.")
 @click.option("--dimension", type=click.IntRange(1), help="Width of the model.")

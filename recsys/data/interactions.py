@@ -1,29 +1,27 @@
 """Who interacted with what, in which order: one compact table and the files it is read from.
 
-Formats that `load_interactions` knows, told apart by what is in the file or folder:
-
-- a folder written by `write_interactions` (``sequences.parquet``, ``items.parquet``);
-- a synthetic shop (``events.csv`` or ``events.parquet``, with ``items.csv`` for the texts);
-- CSV or Parquet with a row an event: columns ``user``, ``item`` and, unless the rows are in
-  order already, ``time``;
-- text with a line an event, ``user item``, oldest first within a user (the SASRec copies);
-- text with a line a user, ``user item item …``, oldest first (the S3-Rec copies).
-
-A folder without one of the named files is searched for its only data file; an ``items.tsv``
-beside it (item, code, text) gives the item texts.
+`load_interactions` reads a folder written by `write_interactions` (``sequences.parquet``,
+``items.parquet``) or events in one of the formats of `recsys.data.events`. A catalogue beside them
+(``items.csv``, .tsv, .parquet, …; see `recsys.data.catalogue`) gives the item texts, and its items
+that nobody has turned to yet belong to the vocabulary too.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from recsys.data.catalogue import load_catalogue
+from recsys.data.events import events_file, read_events
+from recsys.data.filters import first_engagements, without_duplicates
+from recsys.data.report import Report
+from recsys.data.source import local_copy
+from recsys.data.tables import SUFFIXES
 from recsys.errors import RecsysError
 from recsys.files import write_atomically
 
@@ -44,6 +42,9 @@ class Interactions:
         int32[events] item indices.
     item_text
         A text an item, or None when the source has none.
+    times
+        float64[events], seconds since 1970, never falling within a user; None when the source has
+        none.
     """
 
     users: list[str]
@@ -51,6 +52,7 @@ class Interactions:
     offsets: np.ndarray
     sequence: np.ndarray
     item_text: list[str] | None = None
+    times: np.ndarray | None = None
 
     def of(self, user: int) -> np.ndarray:
         """Item indices of the user with this index, oldest first."""
@@ -77,17 +79,28 @@ class Interactions:
         """The given users only, in the given order, over the same item vocabulary."""
         chosen = np.asarray(user_indices, dtype=np.int64)
         lengths = (self.offsets[1:] - self.offsets[:-1])[chosen]
-        parts = [self.of(user) for user in chosen]
-        return Interactions(
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        # Where each chosen event lies: its user's start, and its place among that user's events.
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        return replace(
+            self,
             users=[self.users[user] for user in chosen],
-            items=self.items,
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            sequence=np.concatenate(parts or [np.empty(0)]).astype(np.int32),
-            item_text=self.item_text,
+            offsets=offsets,
+            sequence=self.sequence[places],
+            times=None if self.times is None else self.times[places],
+        )
+
+    def where(self, kept: np.ndarray) -> Interactions:
+        """The events where bool[events] holds, over the same users and item vocabulary."""
+        return replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)[self.offsets],
+            sequence=self.sequence[kept],
+            times=None if self.times is None else self.times[kept],
         )
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of users, items, order and texts: equal data, equal fingerprint."""
+        """sha256 (hex) of users, items, order and texts: all that training reads; not the times."""
         digest = hashlib.sha256()
         for texts in (self.users, self.items, self.item_text or []):
             for text in texts:
@@ -112,49 +125,84 @@ def write_interactions(interactions: Interactions, folder: Path) -> None:
         },
         schema={"user": pl.String, "items": pl.List(pl.Int32)},
     )
+    if interactions.times is not None:
+        bounds = zip(interactions.offsets, interactions.offsets[1:], strict=False)
+        times = [interactions.times[start:end].tolist() for start, end in bounds]
+        sequences = sequences.with_columns(pl.Series("times", times, dtype=pl.List(pl.Float64)))
     write_atomically(folder / "items.parquet", items.write_parquet)
     write_atomically(folder / "sequences.parquet", sequences.write_parquet)
 
 
-def load_interactions(path: Path | str) -> Interactions:
+def load_interactions(path: Path | str, *, endpoint: str | None = None) -> Interactions:
     """Read a file or folder in one of the formats named in the module's docstring.
+
+    Events are sorted by time; those of the same moment stay in the file's order, and an event that
+    is there twice at the same moment counts once. Of a log with a column ``event`` only a user's
+    first engagement with each item is kept. Users with a single event are kept.
+
+    Parameters
+    ----------
+    path
+        A path, ``s3://bucket/key`` or ``gs://bucket/key``, of a file or a folder.
+    endpoint
+        See `recsys.data.source.local_copy`.
 
     Raises
     ------
     RecsysError
         When nothing readable is there; a bad row is named by file and line.
     """
-    path = Path(path)
-    if not path.exists():
-        raise RecsysError(f"no data at {path}: give a folder or file of interactions")
-    if path.is_dir() and (path / "sequences.parquet").exists():
-        return _load_written(path)
-    file = _data_file(path) if path.is_dir() else path
-    if file.suffix in (".csv", ".parquet"):
-        events = _read_table(file)
-        texts = _shop_texts(file.parent)
-    else:
-        events = _read_text(file)
-        texts = _tab_separated_texts(file.parent / "items.tsv")
-    return _from_events(file, *events, texts)
+    with local_copy(path, endpoint=endpoint) as local:
+        if local.is_dir() and (local / "sequences.parquet").exists():
+            return _load_written(local)
+        file = events_file(local)
+        events = without_duplicates(read_events(file), Report())
+        if "event" in events.columns:
+            events = first_engagements(events, Report())
+        return interactions_of(events, item_texts(file, events))
 
 
-def _data_file(folder: Path) -> Path:
-    for name in ("events.parquet", "events.csv", "interactions.parquet", "interactions.csv"):
-        if (folder / name).exists():
-            return folder / name
-    found = sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix in (".txt", ".csv", ".parquet") and file.stem.lower() != "readme"
+def interactions_of(events: pl.DataFrame, texts: dict[str, str] | None = None) -> Interactions:
+    """Make the compact table of events that are in order within each user.
+
+    Parameters
+    ----------
+    events
+        Columns ``user``, ``item`` and perhaps ``time``, as `recsys.data.events` makes them.
+    texts
+        Text of each item of the catalogue; its items extend the vocabulary.
+    """
+    vocabulary = _sorted_ids(set(events["item"].unique()) | set(texts or ()))
+    users = _sorted_ids(set(events["user"].unique()))
+    indexed = events.select(
+        pl.col("user").replace_strict(users, range(len(users)), return_dtype=pl.Int64),
+        pl.col("item").replace_strict(vocabulary, range(len(vocabulary)), return_dtype=pl.Int32),
+        *(["time"] if "time" in events.columns else []),
+    ).sort("user", maintain_order=True)
+    counts = np.bincount(indexed["user"].to_numpy(), minlength=len(users))
+    return Interactions(
+        users=users,
+        items=vocabulary,
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        sequence=indexed["item"].to_numpy().astype(np.int32),
+        item_text=None if texts is None else [texts.get(item, "") for item in vocabulary],
+        times=indexed["time"].to_numpy() if "time" in events.columns else None,
     )
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise RecsysError(
-            f"{folder} must hold one file of interactions (.csv, .parquet or .txt), found {names}; "
-            "give the path of the file"
-        )
-    return found[0]
+
+
+def item_texts(file: Path, events: pl.DataFrame) -> dict[str, str] | None:
+    """Texts of the items: of the catalogue beside a file of events, or of the events themselves."""
+    candidates = (file.with_name(f"items{suffix}") for suffix in SUFFIXES)
+    found = next((candidate for candidate in candidates if candidate.exists()), None)
+    if found is not None and found != file:
+        items = load_catalogue(found)
+    elif "text" in events.columns:
+        items = events.drop_nulls("text").unique("item", keep="first", maintain_order=True)
+    else:
+        return None
+    if not (items["text"] != "").any():
+        return None
+    return dict(zip(items["item"].to_list(), items["text"].to_list(), strict=True))
 
 
 def _load_written(folder: Path) -> Interactions:
@@ -165,6 +213,9 @@ def _load_written(folder: Path) -> Interactions:
         flat = sequences["items"].explode().drop_nulls().to_numpy()
         users, vocabulary = sequences["user"].to_list(), items["item"].to_list()
         texts = items["text"].to_list() if "text" in items.columns else None
+        times = None
+        if "times" in sequences.columns:
+            times = sequences["times"].explode().drop_nulls().cast(pl.Float64).to_numpy()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise RecsysError(f"{folder} is not a readable folder of interactions: {error}") from error
     if len(flat) and not 0 <= flat.min() <= flat.max() < len(vocabulary):
@@ -172,155 +223,18 @@ def _load_written(folder: Path) -> Interactions:
             f"{folder / 'sequences.parquet'} names item {int(flat.max())}, but items.parquet holds "
             f"{len(vocabulary)} items; write the folder again"
         )
+    if times is not None and len(times) != len(flat):
+        raise RecsysError(
+            f"{folder / 'sequences.parquet'} has {len(times)} times for {len(flat)} events; "
+            "write the folder again"
+        )
     return Interactions(
         users=users,
         items=vocabulary,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         sequence=flat.astype(np.int32),
         item_text=texts,
-    )
-
-
-def _read_table(file: Path) -> tuple[list[str], list[str]]:
-    """(user, item) of every event, oldest first within a user, from a CSV or Parquet table."""
-    if file.suffix == ".csv":
-        frame = _read_csv(file)
-        first_row, row_name = 2, "line"
-    else:
-        try:
-            frame = pl.read_parquet(file)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise RecsysError(f"{file} is not a readable Parquet file: {error}") from error
-        first_row, row_name = 1, "row"
-    for column in ("user", "item"):
-        if column not in frame.columns:
-            raise RecsysError(
-                f"{file} has no column {column!r}; its columns are {', '.join(frame.columns)}"
-            )
-    columns = [pl.col("user").cast(pl.String), pl.col("item").cast(pl.String)]
-    timed = "time" in frame.columns
-    if timed and frame["time"].dtype == pl.String:
-        number = pl.col("time").cast(pl.Float64, strict=False)
-        moment = pl.col("time").str.to_datetime(strict=False, time_zone="UTC")
-        columns.append(pl.coalesce(number, moment.dt.epoch("us") / 1e6).alias("time"))
-    elif timed:
-        columns.append(pl.col("time"))
-    typed = frame.select(columns)
-    for column in typed.columns:
-        usable = pl.col(column).is_not_null()
-        if typed[column].dtype == pl.String:
-            usable &= pl.col(column).str.strip_chars() != ""
-        if typed[column].dtype.is_float():
-            usable &= pl.col(column).is_finite()
-        bad = typed.select(usable.fill_null(False).not_().arg_true()).to_series()
-        if len(bad):
-            value = frame[column][int(bad[0])]
-            wanted = "a number or a date" if column == "time" else f"a {column} id"
-            raise RecsysError(
-                f"{file}, {row_name} {int(bad[0]) + first_row}: {column} is {value!r}, "
-                f"it must be {wanted}"
-            )
-    if timed:
-        # A stable sort keeps events of the same moment in the file's order.
-        typed = typed.sort("time", maintain_order=True)
-    if "event" in frame.columns:
-        # A log of views, carts and purchases tells of one engagement several times; the first
-        # time that a user turns to an item is the event to predict.
-        typed = typed.unique(["user", "item"], keep="first", maintain_order=True)
-    return typed["user"].to_list(), typed["item"].to_list()
-
-
-def _read_csv(file: Path) -> pl.DataFrame:
-    try:
-        # Everything is read as text: ids keep their leading zeros.
-        return pl.read_csv(file, infer_schema=False)
-    except pl.exceptions.NoDataError:
-        raise RecsysError(f"{file} is empty; it needs the columns user and item") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RecsysError(_bad_csv_row(file) or f"{file} is not readable CSV: {error}") from error
-
-
-def _bad_csv_row(file: Path) -> str | None:
-    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-        rows = csv.reader(lines)
-        width = len(next(rows))
-        for row in rows:
-            if row and len(row) != width:
-                return (
-                    f"{file}, line {rows.line_num}: {len(row)} fields, the header has {width}; "
-                    "mend or remove the line"
-                )
-    return None
-
-
-def _read_text(file: Path) -> tuple[list[str], list[str]]:
-    """(user, item) of every event from lines "user item" or "user item item …"."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise RecsysError(f"{file} is not readable text: {error}") from error
-    users: list[str] = []
-    items: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        if len(fields) < 2:
-            raise RecsysError(
-                f"{file}, line {number}: {line!r} has a user but no item; "
-                "a line is a user and one or more items"
-            )
-        users += fields[:1] * (len(fields) - 1)
-        items += fields[1:]
-    return users, items
-
-
-def _shop_texts(folder: Path) -> dict[str, str] | None:
-    file = folder / "items.csv"
-    if not file.exists():
-        return None
-    frame = _read_csv(file)
-    text = next((column for column in ("text", "title") if column in frame.columns), None)
-    if text is None or "item" not in frame.columns:
-        return None
-    return dict(zip(frame["item"].to_list(), frame[text].fill_null("").to_list(), strict=True))
-
-
-def _tab_separated_texts(file: Path) -> dict[str, str] | None:
-    if not file.exists():
-        return None
-    texts: dict[str, str] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.split("\t")
-        if len(fields) != 3:
-            raise RecsysError(
-                f"{file}, line {number}: {len(fields)} tab-separated fields, "
-                "it must be 3 (item, code, text)"
-            )
-        if number > 1 or fields[0] != "item_id":
-            texts[fields[0]] = fields[2].replace("|", " ")
-    return texts
-
-
-def _from_events(
-    file: Path, event_users: list[str], event_items: list[str], texts: dict[str, str] | None
-) -> Interactions:
-    if not event_users:
-        raise RecsysError(f"{file} holds no interactions")
-    events = pl.DataFrame({"user": event_users, "item": event_items})
-    vocabulary = _sorted_ids(set(event_items) | set(texts or ()))
-    users = _sorted_ids(set(event_users))
-    indexed = events.select(
-        pl.col("user").replace_strict(users, range(len(users)), return_dtype=pl.Int64),
-        pl.col("item").replace_strict(vocabulary, range(len(vocabulary)), return_dtype=pl.Int32),
-    ).sort("user", maintain_order=True)
-    counts = np.bincount(indexed["user"].to_numpy(), minlength=len(users))
-    return Interactions(
-        users=users,
-        items=vocabulary,
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        sequence=indexed["item"].to_numpy().astype(np.int32),
-        item_text=None if texts is None else [texts.get(item, "") for item in vocabulary],
+        times=times,
     )
 
 

@@ -165,6 +165,10 @@ def test_a_shell_preview_works_on_the_projects_file(user, tmp_path):
     """As in a checkout: Pulumi.yaml and stacks/ beside each other, `pulumi` from the environment."""
     shutil.copy(PROJECT / "Pulumi.yaml", tmp_path)
     (tmp_path / "stacks").symlink_to(PROJECT / "stacks")
+    # What another environment's passphrase left there must not be taken for this one's.
+    (tmp_path / "Pulumi.local.cloud.yaml").write_text(
+        "encryptionsalt: v1:ggkV/savwxs=:v1:tAeZVh9PVf0ANlIT:RPA1QX7/uTXTDsMSPK3M0inBRsPu8g==\n"
+    )
     done = subprocess.run(
         [Path(sys.executable).parent / "pulumi", "preview", "--stack", "local.cloud",
          "--non-interactive", "--color", "never"],

