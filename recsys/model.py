@@ -92,7 +92,6 @@ class SequentialRecommender(nn.Module):
         # flat, and the first epochs go into little but making them larger.
         nn.init.normal_(self.item_embedding.weight, std=recipe.dimension**-0.5)
         self.text_tower = TextTower(texts, recipe.dimension) if texts else None
-
         self._seen_bias = nn.Parameter(torch.zeros(()))
 
     @property
@@ -223,7 +222,7 @@ class SequentialRecommender(nn.Module):
         Given the B histories, the scores count what it means to have had an item before.
         """
         scores = state @ self.output_table.T
-        if histories is not None:
+        if histories is not None and len(histories):
             seen = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
             rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
             scores[rows, np.concatenate(seen)] += self.seen_bias

@@ -39,7 +39,8 @@ class Recipe:
         Of next-item prediction: ``softmax`` (against every item), ``sampled`` (softmax against
         drawn items with the logQ correction) or ``gbce``. See `recsys.losses`.
     negatives
-        Items drawn for each optimizer step, where the loss draws any.
+        Items drawn for each optimizer step, where the loss draws any. A catalogue of no more items
+        than that is never sampled: the loss is then ``softmax``.
     negative_power
         ``sampled`` draws items in proportion to this power of their number of events.
     calibration
@@ -73,13 +74,13 @@ class Recipe:
         When a value is out of range.
     """
 
-    dimension: int = 64
-    blocks: int = 2
+    dimension: int = 128
+    blocks: int = 1
     heads: int = 2
     length: int = 50
-    dropout: float = 0.4
+    dropout: float = 0.5
     text_buckets: int = 16384
-    loss: str = "softmax"
+    loss: str = "sampled"
     negatives: int = 2048
     negative_power: float = 0.75
     calibration: float = 0.75
@@ -89,14 +90,14 @@ class Recipe:
     warmup_steps: int = 100
     final_rate: float = 0.05
     average_epochs: float = 1.0
-    pretrain_epochs: int = 2
+    pretrain_epochs: int = 0
     masked_item: float = 1.0
     skip_gram: float = 0.0
     contrastive: float = 0.0
     masked_text: float = 0.0
     mask_share: float = 0.3
     skip_gram_reach: int = 2
-    epochs: int = 30
+    epochs: int = 20
     patience: int = 5
     seed: int = 0
 

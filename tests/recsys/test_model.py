@@ -46,6 +46,7 @@ def test_events_do_not_see_the_future_unless_they_may(model: SequentialRecommend
 def test_scores_are_for_items_only(model: SequentialRecommender) -> None:
     assert model.scores(model.encode(HISTORIES)).shape == (5, 10)
     assert model.encode([]).shape == (0, 16)
+    assert model.scores(model.encode([]), []).shape == (0, 10)
 
 
 def test_what_was_seen_counts_where_the_histories_are_told(model: SequentialRecommender) -> None:
