@@ -66,7 +66,7 @@ def explain_item(
     # Items that are newer than the model are passed over, as in serving.
     history = [index[name] for name in interactions.history(user) if name in index]
     try:
-        found = explain(loaded.model, history, index[item], k)
+        found = explain(loaded.model.folded(), history, index[item], k)
     except RecsysError as error:
         raise RecsysError(f"user {user!r}, item {item!r}: {error}") from error
 

@@ -18,7 +18,6 @@ from math import comb, inf, isfinite
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
@@ -324,7 +323,6 @@ def _along_path(
 
     # The model's own forward pass, over a table whose rows are the points of the path.
     packed.items.copy_(torch.arange(steps * events))
-    weights = {"item_embedding.weight": points.flatten(0, 1)}
-    scores = functional_call(model, weights, (packed,))[packed.last] @ table[item]
+    scores = model(packed, table=points.flatten(0, 1))[packed.last] @ table[item]
     (gradients,) = torch.autograd.grad(scores.sum(), points)
     return scores.detach(), gradients, difference
