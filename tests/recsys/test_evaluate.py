@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.interactions import Interactions
@@ -95,6 +95,7 @@ def test_a_model_that_has_diverged_hits_nothing_and_has_no_report(shop: Interact
         rank(model, shop, split, part="test")
 
 
+@settings(max_examples=50)
 @given(HISTORIES, st.sampled_from(["validation", "test"]), st.integers(1, 30))
 def test_rankings_are_those_of_sorting_the_catalogue(
     histories: list[list[int]], part: str, k: int
