@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cli.application import Progress
 from cli.environment import Environment
@@ -105,9 +105,7 @@ def _load(store: Store, digest: str) -> LoadedModel:
         return load_model(store.get(digest, Path(scratch) / "model"))
 
 
-def _rank(
-    loaded: LoadedModel, interactions: Interactions, k: int, progress: Progress
-) -> Rankings:
+def _rank(loaded: LoadedModel, interactions: Interactions, k: int, progress: Progress) -> Rankings:
     from recsys.data.split import leave_one_out
     from recsys.data.vocabulary import with_vocabulary
     from recsys.evaluate import rank

@@ -152,7 +152,7 @@ def rank(
     users, targets, events_before = [], [], []
     count = np.count_nonzero(_targets(split, part) >= 0)
     for chosen, wanted, histories in _batches(interactions, split, part, batch):
-        scores = model.scores(model.encode(histories))
+        scores = model.scores(model.encode(histories), histories)
         if not scores.isfinite().all():
             raise RecsysError(
                 "the model's scores are not finite, so it ranks nothing: it has diverged; "

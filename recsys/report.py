@@ -120,9 +120,7 @@ def report(rankings: Rankings, *, seed: int = 0) -> Report:
     )
     accuracy = [_accuracy(ranking, rankings.k) for ranking in (rankings.masked, rankings.unmasked)]
     groups = {
-        name: Group(
-            int(chosen.sum()), *(_figures(columns, chosen, seed) for columns in accuracy)
-        )
+        name: Group(int(chosen.sum()), *(_figures(columns, chosen, seed) for columns in accuracy))
         for name, chosen in _groups(rankings).items()
         if chosen.any()
     }
@@ -201,9 +199,7 @@ def _groups(rankings: Rankings) -> dict[str, np.ndarray]:
     return groups
 
 
-def _figures(
-    columns: dict[str, np.ndarray], chosen: np.ndarray, seed: int
-) -> dict[str, Figure]:
+def _figures(columns: dict[str, np.ndarray], chosen: np.ndarray, seed: int) -> dict[str, Figure]:
     values = np.stack([column[chosen] for column in columns.values()], axis=1)
     means = values.mean(0).tolist()
     if len(values) < 2:

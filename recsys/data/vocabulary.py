@@ -34,6 +34,4 @@ def with_vocabulary(interactions: Interactions, items: Sequence[str]) -> Interac
     if interactions.item_text is not None:
         known = dict(zip(interactions.items, interactions.item_text, strict=True))
         texts = [known.get(item, "") for item in items]
-    return dataclasses.replace(
-        interactions, items=list(items), sequence=sequence, item_text=texts
-    )
+    return dataclasses.replace(interactions, items=list(items), sequence=sequence, item_text=texts)
