@@ -13,6 +13,8 @@ COMMANDS = {
     "up": "Stand an environment up, or mend it.",
     "data": "Look at, filter and split data.",
     "train": "Pretrain and fine-tune a recommender; store it.",
+    "evaluate": "Report on a stored model, with 95 % intervals.",
+    "compare": "Tell whether two stored models differ.",
     "federate": "Train across the sites with Flower; store the result.",
     "deploy": "Serve a stored model through TorchServe.",
     "recommend": "Ask the served model for a user's next items.",
