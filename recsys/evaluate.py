@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split
+from recsys.distributed import Workers
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
 
@@ -83,11 +84,16 @@ def _evaluate(
     if not len(users):
         raise RecsysError("no user has three events or more, so there is nothing to evaluate")
     ranks = []
-    for start in range(0, len(users), batch):
-        chosen = users[start : start + batch]
+    workers = Workers.current()
+    own = workers.share(users)
+    for start in range(0, len(own), batch):
+        chosen = own[start : start + batch]
         histories = [interactions.of(user)[:-held_out] for user in chosen]
-        ranks.append(_ranks(score(histories), torch.from_numpy(targets[chosen]).long(), histories))
-    masked, unmasked = (torch.cat(part) for part in zip(*ranks, strict=True))
+        wanted = torch.from_numpy(targets[chosen]).long()
+        ranks.append(_ranks(score(histories).cpu(), wanted, histories))
+    masked, unmasked = (
+        workers.gather(torch.cat(part), len(users)) for part in zip(*ranks, strict=True)
+    )
     return _metrics(masked, unmasked)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from recsys.errors import RecsysError
 from recsys.packing import Packed, Windows, pack
@@ -63,6 +64,7 @@ class SequentialRecommender(nn.Module):
         super().__init__()
         self.items = items
         self.length = recipe.length
+        self.recompute = recipe.activation_checkpointing
         self.item_embedding = nn.Embedding(items + 1, recipe.dimension)
         self.position_embedding = nn.Embedding(recipe.length, recipe.dimension)
         self.dropout = nn.Dropout(recipe.dropout)
@@ -90,10 +92,14 @@ class SequentialRecommender(nn.Module):
 
         Causal: event t sees events up to t. Otherwise each event sees its whole sequence.
         """
-        x = self.item_embedding(packed.items) + self.position_embedding(packed.positions)
-        x = self.dropout(x)
+        device = self.position_embedding.weight.device
+        x = self.item_embedding(packed.items.to(device))
+        x = self.dropout(x + self.position_embedding(packed.positions.to(device)))
         for block in self.blocks:
-            x = block(x, packed.groups, causal)
+            if self.recompute and self.training:
+                x = checkpoint(block, x, packed.groups, causal, use_reentrant=False)
+            else:
+                x = block(x, packed.groups, causal)
         return self.norm(x)
 
     def encode(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> Tensor:

@@ -17,6 +17,7 @@ from recsys.data.interactions import Interactions
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
 from recsys.packing import Packed, Windows, training_windows
+from recsys.randomness import uniform_at
 from recsys.recipe import Recipe
 from recsys.softmax import chunked_cross_entropy
 
@@ -76,8 +77,9 @@ class MaskedItem:
         places: np.ndarray,
         generator: np.random.Generator,
     ) -> tuple[Tensor, int]:
-        hidden = torch.from_numpy(generator.random(len(packed.items)) < self.share)
-        hidden[generator.integers(len(hidden))] = True
+        chance = uniform_at(places, generator)
+        hidden = torch.from_numpy(chance < self.share)
+        hidden[chance.argmin()] = True
         targets = packed.items[hidden]
         packed.items[hidden] = model.mask
         states = model(packed, causal=False)[hidden]

@@ -66,4 +66,6 @@ def chunked_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor) -> Ten
     Tensor
         Scalar, in nats. Extra memory is about two times `LOGITS_IN_FLIGHT` floats and one table.
     """
-    return _ChunkedCrossEntropy.apply(hidden, table, targets)
+    if not isinstance(table, Tensor):  # a recsys.sharded.ShardedTable
+        return table.cross_entropy(hidden, targets)
+    return _ChunkedCrossEntropy.apply(hidden, table, targets.to(hidden.device))

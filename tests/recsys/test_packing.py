@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.interactions import Interactions
-from recsys.packing import batches, training_windows
+from recsys.packing import batches, pack, training_windows
 
 
 def interactions_of(lengths: list[int]) -> Interactions:
@@ -27,7 +27,8 @@ def test_an_epoch_predicts_every_event_but_the_first_of_a_user_once(
     interactions = interactions_of(lengths)
     windows = training_windows(interactions, length, targets=True)
     predicted = []
-    for packed, places in batches(windows, tokens, np.random.default_rng(seed)):
+    for chosen in batches(windows, tokens, np.random.default_rng(seed)):
+        packed, places = pack(windows, chosen)
         assert packed.items.tolist() == windows.sequence[places].tolist()
         assert sum(count * size for count, size in packed.groups) == len(places)
         assert int(packed.positions.max()) < length
