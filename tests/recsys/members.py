@@ -1,0 +1,99 @@
+"""What the processes that tests start do; run by path, with `work` and its `arguments` given."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from recsys import loop
+from recsys.data.interactions import load_interactions
+from recsys.recipe import Recipe
+from recsys.training import train
+
+
+def train_and_die(
+    shop: Path, recipe: dict, folder: Path, *, after: int, save_every_step: bool, **options
+) -> None:
+    """Train, and end without a chance to tidy up before the optimizer step number `after`."""
+    if save_every_step:
+        loop.CHECKPOINT_SECONDS, loop.MOST_TIME_SAVING = 0.0, float("inf")
+    step = torch.optim.AdamW.step
+    left = after
+
+    def counted(*arguments, **keywords):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*arguments, **keywords)
+
+    torch.optim.AdamW.step = counted
+    train(load_interactions(shop), Recipe.from_dict(recipe), folder, **options)
+
+
+def one_dies(shop: Path, recipe: dict, folder: Path, *, after: int, **options) -> None:
+    """Train in all processes; the last one dies as above."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+    train_and_die(
+        shop, recipe, folder, after=after if last else 10**9, save_every_step=True, **options
+    )
+
+
+def train_run(shop: Path, recipe: dict, folder: Path, **options) -> None:
+    """Train to the end."""
+    train(load_interactions(shop), Recipe.from_dict(recipe), folder, **options)
+
+
+def shard_one_table(rows: int, file: Path) -> None:
+    """Save what a sharded table of `rows` gives and gets, for events that differ by process."""
+    from recsys.sharded import ShardedEmbedding, gather_table
+
+    table, events = problem(rows)
+    hidden, targets, lookups, scale = events[dist.get_rank()]
+    embedding = ShardedEmbedding(table)
+    hidden.requires_grad_()
+    loss = embedding.first_rows(rows).cross_entropy(hidden, targets)
+    found = embedding(lookups)
+    (scale * (loss + found.square().sum())).backward()
+    scores = embedding.first_rows(rows).scores(hidden.detach()[:3])
+    own = {
+        "loss": loss.detach(),
+        "found": found.detach(),
+        "hidden": hidden.grad,
+        "scores": scores,
+        "table": gather_table(embedding.weight.grad),
+        "held": torch.tensor(len(embedding.weight.to_local())),
+    }
+    torch.save(own, file.with_name(f"{file.name}{dist.get_rank()}"))
+
+
+def problem(rows: int) -> tuple[torch.Tensor, list[tuple]]:
+    """A table, and the events of two processes: hidden states, targets, look-ups, loss scale."""
+    generator = torch.Generator().manual_seed(rows)
+
+    def events(count: int, scale: float) -> tuple:
+        hidden = torch.randn(count, 4, generator=generator)
+        targets = torch.randint(rows, (count,), generator=generator)
+        return hidden, targets, torch.randint(rows, (2 * count,), generator=generator), scale
+
+    return torch.randn(rows, 4, generator=generator), [events(9, 1.0), events(4, 2.5)]
+
+
+def member(meeting: Path, rank: int, count: int) -> None:
+    """Join the other processes of a gang, if any, and work."""
+    torch.set_num_threads(1)
+    if count == 1:
+        globals()[work](*arguments, **options)  # noqa: F821
+        return
+    store = dist.FileStore(str(meeting), count)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count)
+    globals()[work](*arguments, **options)  # noqa: F821
+    dist.destroy_process_group()
+
+
+if __name__ == "member":
+    member(meeting, rank, count)  # noqa: F821
