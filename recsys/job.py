@@ -29,7 +29,7 @@ from recsys.training import train
 def main() -> None:
     """Train as the command line says; a known failure is one line and an exit code."""
     parser = argparse.ArgumentParser(prog="recsys.job", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder or file of interactions")
+    parser.add_argument("--data", required=True, help="where the interactions are")
     parser.add_argument("--recipe", type=Path, required=True, help="JSON file")
     parser.add_argument("--folder", type=Path, required=True, help="checkpoints and artefact")
     parser.add_argument("--shard-items", action="store_true",
