@@ -40,7 +40,8 @@ class Workers:
         """Those of the process group, or this process alone on the CPU."""
         if not dist.is_initialized():
             return cls(0, 1, torch.device("cpu"))
-        cuda = "nccl" in dist.get_backend(dist.group.WORLD) or torch.cuda.is_initialized()
+        # `joined` made the GPU ready, where there is one.
+        cuda = torch.cuda.is_initialized()
         device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
@@ -50,7 +51,7 @@ class Workers:
         return self.rank == 0
 
     def agree(self, yes: bool) -> bool:
-        """What process 0 thinks."""
+        """What process 0 thinks; nobody goes on before everybody has asked."""
         if self.count == 1:
             return yes
         answer = torch.tensor([int(yes)])

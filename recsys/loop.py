@@ -28,8 +28,8 @@ Progress = Callable[[int, int, str], None]
 # Called after each epoch with (epoch from 1, figures by name).
 Log = Callable[[int, dict[str, float]], None]
 
-# A kill loses at most this many seconds of work within an epoch, or, where writing is slow, as
-# many as keep the share of the time that goes into checkpoints below one percent.
+# Seconds between two checkpoints within an epoch, which is what a kill loses at most; more where
+# writing takes so long that it would need a greater share of the time than this.
 CHECKPOINT_SECONDS = 60.0
 MOST_TIME_SAVING = 0.01
 
@@ -100,7 +100,7 @@ def train_epoch(
     Parameters
     ----------
     tally
-        Counts on from here: the steps that it holds are not done again.
+        Counted on in place: the steps that it holds already are not done again.
 
     Returns
     -------

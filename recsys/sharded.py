@@ -142,7 +142,7 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         longest = int(lengths.max())
         targets = targets.to(hidden.device)
         everyone = _gather_rows(nn.functional.pad(hidden, (0, 0, 0, longest - own)))
-        # Padding has no weight in the backward pass, and no rows here.
+        # Padding is made of zeros, which add nothing to the gradient of the rows, and has no target.
         wanted = _gather_rows(nn.functional.pad(targets, (0, longest - own), value=-1)) - first
         held = ((wanted >= 0) & (wanted < len(rows))).nonzero()[:, 0]
 
@@ -164,9 +164,7 @@ class _ShardedCrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         everyone, rows, wanted, held, normaliser, lengths = ctx.saved_tensors
         longest = len(everyone) // len(lengths)
-        weights = _gather_rows(gradient.reshape(1)) / lengths
-        filled = torch.arange(longest, device=lengths.device) < lengths[:, None]
-        weights = (weights[:, None] * filled).flatten()
+        weights = (_gather_rows(gradient.reshape(1)) / lengths).repeat_interleave(longest)
 
         hidden_gradient = torch.zeros_like(everyone)
         rows_gradient = torch.zeros_like(rows)

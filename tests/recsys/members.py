@@ -6,11 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from recsys import loop
 from recsys.data.interactions import load_interactions
+from recsys.distributed import Workers
 from recsys.recipe import Recipe
 from recsys.training import train
 
@@ -46,6 +48,13 @@ def one_dies(shop: Path, recipe: dict, folder: Path, *, after: int, **options) -
 def train_run(shop: Path, recipe: dict, folder: Path, **options) -> None:
     """Train to the end."""
     train(load_interactions(shop), Recipe.from_dict(recipe), folder, **options)
+
+
+def deal_and_gather(rows: int, file: Path) -> None:
+    """Save what all processes have of their shares, each with its own value negated."""
+    workers = Workers.current()
+    own = torch.from_numpy(workers.share(np.arange(rows)))
+    torch.save(workers.gather(-own, rows), file.with_name(f"{file.name}{workers.rank}"))
 
 
 def shard_one_table(rows: int, file: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from recsys.data.interactions import Interactions
+from recsys.data.interactions import Interactions, write_interactions
 from recsys.distributed import Workers, joined
 from recsys.errors import RecsysError
 from recsys.recipe import Recipe
@@ -45,8 +45,6 @@ def assert_same(folder: Path, other: Path) -> None:
 def test_two_processes_train_what_one_trains(
     shop: Interactions, tmp_path: Path, gang, recipe: Recipe, users: int, shard_items: bool
 ) -> None:
-    from recsys.data.interactions import write_interactions
-
     few = shop.select(range(users))
     write_interactions(few, tmp_path / "few")
     train(few, recipe, tmp_path / "alone")
@@ -97,6 +95,13 @@ def test_shares_are_equally_long_and_hold_every_row(rows: list[int], count: int)
     assert len({len(share) for share in shares}) == 1
     in_turn = [row for turn in zip(*shares, strict=True) for row in turn]
     assert in_turn[: len(rows)] == rows
+
+
+def test_what_is_found_for_shares_comes_back_in_order(tmp_path: Path, gang) -> None:
+    assert gang.run(2, "deal_and_gather", 7, tmp_path / "found") == [0, 0]
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"found{rank}", weights_only=True)
+        assert found.tolist() == [0, -1, -2, -3, -4, -5, -6]
 
 
 def test_a_job_that_torchrun_did_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
