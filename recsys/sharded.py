@@ -142,7 +142,7 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         longest = int(lengths.max())
         targets = targets.to(hidden.device)
         everyone = _gather_rows(nn.functional.pad(hidden, (0, 0, 0, longest - own)))
-        # Padding is made of zeros, which add nothing to the gradient of the rows, and has no target.
+        # Padding is zeros, which add nothing to the gradient of the rows, and has no target.
         wanted = _gather_rows(nn.functional.pad(targets, (0, longest - own), value=-1)) - first
         held = ((wanted >= 0) & (wanted < len(rows))).nonzero()[:, 0]
 

@@ -1,4 +1,4 @@
-"""Layer `platform`: TorchServe, the Flower SuperLink and training on the first site's Kubernetes."""
+"""Layer `platform`: TorchServe, the Flower SuperLink and training, on the first site's cluster."""
 
 from __future__ import annotations
 
