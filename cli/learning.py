@@ -52,7 +52,13 @@ def load_data(environment: Environment, address: str) -> Interactions:
 
 
 def train(
-    environment: Environment, data: str, changes: dict[str, Any], progress: Progress
+    environment: Environment,
+    data: str,
+    changes: dict[str, Any],
+    progress: Progress,
+    *,
+    workers: int = 1,
+    shard_items: bool = False,
 ) -> Trained:
     """Pretrain, fine-tune and store a model; `candidate` then points to it.
 
@@ -62,30 +68,47 @@ def train(
         `synthetic`, a path, or an s3:// or gs:// address.
     changes
         Fields of the recipe that differ from its defaults.
+    workers
+        Processes that train together, each on its share of every batch.
+    shard_items
+        Spread the item table over them.
     """
     # Torch's threads would otherwise spin while they wait for each other, and training beside the
     # environment's own servers would take ten times as long. It counts before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from recsys.recipe import Recipe
-    from recsys.training import train as train_recommender
 
     recipe = Recipe.from_dict(asdict(Recipe()) | changes)
     address = data if data == SYNTHETIC or "://" in data else str(Path(data).absolute())
     interactions = load_data(environment, address)
     source = _describe(address, interactions)
     run = sha256(repr((source["fingerprint"], asdict(recipe))).encode()).hexdigest()[:12]
-    result = train_recommender(
-        interactions, recipe, environment.folder / "runs" / f"train-{run}", progress=progress
-    )
+    sharded = "-sharded" if shard_items else ""  # checkpoints of another kind
+    folder = environment.folder / "runs" / f"train-{run}{sharded}"
+    start = time.monotonic()
+    if workers == 1 and not shard_items:
+        from recsys.training import train as train_recommender
+
+        metrics = train_recommender(interactions, recipe, folder, progress=progress).metrics
+    else:
+        from cli.workers import train_together
+        from recsys.data.interactions import write_interactions
+
+        data_copy = folder / "data"
+        write_interactions(interactions, data_copy)
+        metrics = train_together(
+            data_copy, asdict(recipe), folder, progress, workers=workers, shard_items=shard_items
+        )
     lineage = {
         "made_by": "train",
         "data": source,
         "recipe": asdict(recipe),
-        "metrics": result.metrics,
+        "workers": workers,
+        "metrics": metrics,
         "code": version("hybrid-recsys"),
     }
-    digest = _store(environment, result.artifact, lineage)
-    return Trained(digest, result.metrics, result.seconds, [])
+    digest = _store(environment, folder / "artifact", lineage)
+    return Trained(digest, metrics, time.monotonic() - start, [])
 
 
 def federate(

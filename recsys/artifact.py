@@ -42,7 +42,7 @@ def save_model(
 ) -> Path:
     """Write the artefact; equal content gives equal bytes, and so an equal hash in the store."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    weights = {name: weight.cpu().contiguous() for name, weight in model.state_dict().items()}
     write_atomically(folder / "weights.safetensors", lambda path: save_file(weights, path))
     contents = {"recipe": recipe.to_dict(), "items": items, "metrics": metrics}
     for name, content in contents.items():

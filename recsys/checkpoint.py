@@ -33,6 +33,6 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not zipfile.is_zipfile(path):
         raise damaged
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise damaged from error

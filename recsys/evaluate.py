@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split
+from recsys.distributed import Workers
 from recsys.errors import RecsysError
-from recsys.loop import Progress
 from recsys.model import SequentialRecommender
+
+if TYPE_CHECKING:
+    from recsys.loop import Progress
 
 CUTOFF = 10
 
@@ -150,8 +153,8 @@ def rank(
     model.eval()
     rankings: list[tuple[Ranking, Ranking]] = []
     users, targets, events_before = [], [], []
-    count = np.count_nonzero(_targets(split, part) >= 0)
-    for chosen, wanted, histories in _batches(interactions, split, part, batch):
+    evaluated = _users(split, part)
+    for chosen, wanted, histories in _batches(evaluated, interactions, split, part, batch):
         scores = model.scores(model.encode(histories), histories)
         if not scores.isfinite().all():
             raise RecsysError(
@@ -165,7 +168,8 @@ def rank(
         targets.append(wanted.numpy())
         events_before += map(len, histories)
         if progress:
-            progress(len(events_before), count, f"{len(events_before)} of {count} users ranked")
+            done, count = len(events_before), len(evaluated)
+            progress(done, count, f"{done} of {count} users ranked")
     model.train(training)
     masked, unmasked = (_joined(parts) for parts in zip(*rankings, strict=True))
     return Rankings(
@@ -219,11 +223,16 @@ def _evaluate(
     part: str,
     batch: int,
 ) -> dict[str, float]:
+    workers, users = Workers.current(), _users(split, part)
     ranks = [
-        _ranks(score(histories), targets, histories)
-        for _, targets, histories in _batches(interactions, split, part, batch)
+        _ranks(score(histories).cpu(), targets, histories)
+        for _, targets, histories in _batches(
+            workers.share(users), interactions, split, part, batch
+        )
     ]
-    masked, unmasked = (torch.cat(part) for part in zip(*ranks, strict=True))
+    masked, unmasked = (
+        workers.gather(torch.cat(part), len(users)) for part in zip(*ranks, strict=True)
+    )
     return _metrics(masked, unmasked)
 
 
@@ -231,15 +240,20 @@ def _targets(split: Split, part: str) -> np.ndarray:
     return split.validation_target if part == "validation" else split.test_target
 
 
-def _batches(
-    interactions: Interactions, split: Split, part: str, batch: int
-) -> Iterator[tuple[np.ndarray, Tensor, list[np.ndarray]]]:
-    """User indices, targets int64[B] and the events before them of all users with a target."""
-    targets = _targets(split, part)
-    held_out = 2 if part == "validation" else 1
-    users = np.flatnonzero(targets >= 0)
+def _users(split: Split, part: str) -> np.ndarray:
+    """int64[users] with a target."""
+    users = np.flatnonzero(_targets(split, part) >= 0)
     if not len(users):
         raise RecsysError("no user has three events or more, so there is nothing to evaluate")
+    return users
+
+
+def _batches(
+    users: np.ndarray, interactions: Interactions, split: Split, part: str, batch: int
+) -> Iterator[tuple[np.ndarray, Tensor, list[np.ndarray]]]:
+    """Indices of the users, their targets int64[B] and the events before them."""
+    targets = _targets(split, part)
+    held_out = 2 if part == "validation" else 1
     for start in range(0, len(users), batch):
         chosen = users[start : start + batch]
         histories = [interactions.of(user)[:-held_out] for user in chosen]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split
 from recsys.errors import RecsysError
@@ -12,6 +11,7 @@ from recsys.evaluate import evaluate
 from recsys.loop import (
     Log,
     Progress,
+    Training,
     adamw,
     running_average,
     train_epoch,
@@ -20,7 +20,7 @@ from recsys.loop import (
 )
 from recsys.model import SequentialRecommender
 from recsys.objectives import NextItem
-from recsys.randomness import Stage, seeded
+from recsys.randomness import Stage
 from recsys.recipe import Recipe
 
 
@@ -36,8 +36,8 @@ def finetune(
 ) -> int:
     """Train until validation NDCG@10 stops rising; leaves the best epoch's weights in `model`.
 
-    Every epoch ends with a checkpoint. Called again on the same data and recipe, training goes on
-    after the last finished epoch, and ends with the weights of an undisturbed run.
+    Checkpoints are written within epochs and after each. Called again on the same data and recipe,
+    training goes on after the last one, and ends with the weights of an undisturbed run.
 
     Returns
     -------
@@ -45,49 +45,29 @@ def finetune(
         Epochs that were trained, over all calls.
     """
     objective = NextItem(split.train, recipe)
-    optimizer = adamw(model, recipe)
-    schedule = warmup_and_decay(optimizer, recipe, objective.windows)
+    schedule = warmup_and_decay(adamw(model, recipe), recipe, objective.windows)
     average = running_average(model, recipe, objective.windows)
-    epoch, best, best_epoch, best_weights = 0, -1.0, 0, weights_of(model)
-    if (state := load_checkpoint(checkpoint)) is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        average.load_state_dict(state["average"])
-        epoch, best, best_epoch = state["epoch"], state["best"], state["best_epoch"]
-        best_weights = state["best_weights"]
+    training = Training(model, objective, recipe, Stage.FINETUNE, checkpoint, schedule, average)
+    # In the checkpoint beside the weights: what the best epoch was, and its weights.
+    best = training.notes
+    if not best:
+        best |= {"NDCG@10": -1.0, "epoch": 0, "weights": weights_of(model)}
 
-    def after_step() -> None:
-        schedule.step()
-        average.update_parameters(model)
-
-    while epoch < recipe.epochs and epoch - best_epoch < recipe.patience:
-        with seeded(recipe.seed, Stage.FINETUNE, epoch) as generator:
-            loss = train_epoch(model, optimizer, objective, recipe, generator, after=after_step)
-        epoch += 1
+    while training.epoch < recipe.epochs and training.epoch - best["epoch"] < recipe.patience:
+        loss = training.run_epoch()
         validation = evaluate(average.module, interactions, split, part="validation")["NDCG@10"]
-        if validation > best:
-            best, best_epoch, best_weights = validation, epoch, weights_of(average.module)
-        save_checkpoint(
-            checkpoint,
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "average": average.state_dict(),
-                "epoch": epoch,
-                "best": best,
-                "best_epoch": best_epoch,
-                "best_weights": best_weights,
-            },
-        )
+        if validation > best["NDCG@10"]:
+            best |= {"NDCG@10": validation, "epoch": training.epoch}
+            best["weights"] = weights_of(average.module)
+        training.save()
         if log:
-            log(epoch, {"loss": loss, "validation NDCG@10": validation})
+            log(training.epoch, {"loss": loss, "validation NDCG@10": validation})
         if progress:
-            text = f"loss {loss:.4f}, validation NDCG@10 {validation:.4f} (best {best:.4f})"
-            progress(epoch, recipe.epochs, f"fine-tuning: {text}")
-    model.load_state_dict(best_weights)
-    return epoch
+            text = f"loss {loss:.4f}, validation NDCG@10 {validation:.4f}"
+            text = f"fine-tuning: {text} (best {best['NDCG@10']:.4f})"
+            progress(training.epoch, recipe.epochs, text)
+    model.load_state_dict(best["weights"])
+    return training.epoch
 
 
 def train_local(
@@ -136,15 +116,16 @@ def train_local(
 
     loss = 0.0
     for epoch in range(epochs):
-        with seeded(seed, Stage.LOCAL, epoch) as generator:
-            loss = train_epoch(
-                model,
-                optimizer,
-                objective,
-                recipe,
-                generator,
-                before=stay_close if proximal_mu else None,
-            )
+        loss = train_epoch(
+            model,
+            optimizer,
+            objective,
+            recipe,
+            seed,
+            Stage.LOCAL,
+            epoch,
+            before=stay_close if proximal_mu else None,
+        )
         if progress:
             progress(epoch + 1, epochs, f"local training: loss {loss:.4f}")
     return loss

@@ -130,7 +130,7 @@ def _scores(
         at_target = at_target.index_put((rows[hit],), bias, accumulate=True)
         places, there = _places(drawn, rows, items)
         others = others.index_put(places, bias.expand(len(there)), accumulate=True)
-    own, _ = _places(drawn, torch.arange(len(targets)), targets)
+    own, _ = _places(drawn, torch.arange(len(targets), device=targets.device), targets)
     lowest = others.new_tensor(torch.finfo(others.dtype).min)
     return at_target, others.index_put_(own, lowest)
 

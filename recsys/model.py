@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from recsys.errors import RecsysError
 from recsys.packing import Packed, Windows, pack
@@ -80,6 +81,7 @@ class SequentialRecommender(nn.Module):
             raise RecsysError(f"{len(texts.offsets) - 1} item texts for {items} items")
         self.items = items
         self.length = recipe.length
+        self.recompute, self.bfloat16 = recipe.activation_checkpointing, recipe.bfloat16
         self.item_embedding = nn.Embedding(items + 1, recipe.dimension)
         self.position_embedding = nn.Embedding(recipe.length, recipe.dimension)
         self.dropout = nn.Dropout(recipe.dropout)
@@ -104,6 +106,11 @@ class SequentialRecommender(nn.Module):
         return self._seen_bias * SEEN_BIAS_SCALE
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._seen_bias.device
+
+    @property
     def mask(self) -> int:
         """Item index that stands for a hidden event in pretraining."""
         return self.items
@@ -119,6 +126,10 @@ class SequentialRecommender(nn.Module):
             return self.item_embedding.weight
         return self.item_embedding.weight + F.pad(self.text_tower(), (0, 0, 0, 1))
 
+    def look_up(self, items: Tensor, table: Tensor) -> Tensor:
+        """float[events, d] of int64[events] in an `input_table`."""
+        return F.embedding(items, table)
+
     def forward(
         self, packed: Packed, *, causal: bool = True, table: Tensor | None = None
     ) -> Tensor:
@@ -127,11 +138,17 @@ class SequentialRecommender(nn.Module):
         Causal: event t sees events up to t. Otherwise each event sees its whole sequence. Who has
         the `input_table` at hand gives it, so that the texts are not read again.
         """
+        device = self.device
         table = self.input_table() if table is None else table
-        x = F.embedding(packed.items, table) + self.position_embedding(packed.positions)
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, packed.groups, causal)
+        x = self.look_up(packed.items.to(device), table)
+        x = self.dropout(x + self.position_embedding(packed.positions.to(device)))
+        rounded = self.bfloat16 and self.training
+        with torch.autocast(device.type, torch.bfloat16, enabled=rounded):
+            for block in self.blocks:
+                if self.recompute and self.training:
+                    x = checkpoint(block, x, packed.groups, causal, use_reentrant=False)
+                else:
+                    x = block(x, packed.groups, causal)
         return self.norm(x)
 
     def encode(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
@@ -221,9 +238,13 @@ class SequentialRecommender(nn.Module):
 
         Given the B histories, the scores count what it means to have had an item before.
         """
-        scores = state @ self.output_table.T
+        scores = self.similarities(state)
         if histories is not None and len(histories):
             seen = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
             rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
             scores[rows, np.concatenate(seen)] += self.seen_bias
         return scores
+
+    def similarities(self, state: Tensor) -> Tensor:
+        """float[B, items] of states float[B, d], whatever the users have had."""
+        return state @ self.output_table.T

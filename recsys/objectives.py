@@ -1,8 +1,13 @@
 """What training minimises: each objective turns a packed batch into a loss.
 
 An objective has the `windows` that batches are made of, and is called with the model, a packed
-batch, where its events lie in ``windows.sequence`` and the epoch's generator. It returns the mean
+batch, where its events lie in ``windows.sequence`` and the step's generator. It returns the mean
 loss (a scalar in nats) and over how many predictions that is a mean.
+
+Called with the parts of a batch and generators in equal states, it gives losses whose mean over
+all predictions is that of the whole batch. What it draws for an event therefore depends on where
+the event lies (`recsys.randomness.uniform_at`), and what it draws for all events on nothing else.
+A part without predictions has the loss 0, which still depends on the same weights.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from recsys.errors import RecsysError
 from recsys.losses import PopularitySampler, generalised_bce, sampled_softmax
 from recsys.model import SequentialRecommender
 from recsys.packing import Packed, Windows, pack, training_windows
+from recsys.randomness import uniform_at
 from recsys.recipe import Recipe
 from recsys.softmax import Places, chunked_cross_entropy
 
@@ -71,15 +77,16 @@ class NextItem:
         places: np.ndarray,
         generator: np.random.Generator,
     ) -> tuple[Tensor, int]:
-        targets = torch.from_numpy(self.windows.sequence[places + 1]).long()
         inputs = model.input_table()
         states, table = model(packed, table=inputs), inputs[: model.items]
-        bias = {"bias": model.seen_bias, "biased": seen(packed)}
+        targets = torch.from_numpy(self.windows.sequence[places + 1]).long().to(states.device)
+        rows, items = (part.to(states.device) for part in seen(packed))
+        bias = {"bias": model.seen_bias, "biased": (rows, items)}
         if self.loss == "softmax":
             return chunked_cross_entropy(states, table, targets, **bias), len(targets)
-        negatives = self.sampler.draw(self.recipe.negatives, generator)
+        negatives = self.sampler.draw(self.recipe.negatives, generator).to(states.device)
         if self.loss == "sampled":
-            chance = self.sampler.log_chance
+            chance = self.sampler.log_chance.to(states.device)
             loss = sampled_softmax(states, table, targets, negatives, chance, **bias)
         else:
             t = self.recipe.calibration
@@ -106,6 +113,10 @@ def seen(packed: Packed) -> Places:
 class Pretraining:
     """The self-supervised objectives that the recipe gives a weight, summed on each batch.
 
+    Of several objectives, which each predict something else, the mean is over events. A batch in
+    parts is then nearly the whole batch, not exactly: each objective's predictions are divided
+    among the parts about as the events are.
+
     Raises
     ------
     RecsysError
@@ -131,10 +142,12 @@ class Pretraining:
         places: np.ndarray,
         generator: np.random.Generator,
     ) -> tuple[Tensor, int]:
-        total = packed.positions.new_zeros((), dtype=torch.float32)
-        for weight, objective in self.weighted:
-            total = total + weight * objective(model, packed, places, generator)[0]
-        return total, len(packed.items)
+        found = [
+            (weight, *objective(model, packed, places, generator))
+            for weight, objective in self.weighted
+        ]
+        count = found[0][2] if len(found) == 1 else len(packed.items)
+        return sum(weight * loss for weight, loss, _ in found), count
 
 
 class MaskedItem:
@@ -151,8 +164,7 @@ class MaskedItem:
         places: np.ndarray,
         generator: np.random.Generator,
     ) -> tuple[Tensor, int]:
-        hidden = torch.from_numpy(generator.random(len(packed.items)) < self.share)
-        hidden[generator.integers(len(hidden))] = True
+        hidden = torch.from_numpy(uniform_at(places, generator) < self.share)
         targets = packed.items[hidden]
         table = model.input_table()
         shown = Packed(packed.items.where(~hidden, model.mask), packed.positions, packed.groups)
@@ -180,14 +192,12 @@ class SkipGram:
     ) -> tuple[Tensor, int]:
         lengths = np.concatenate([np.full(c * n, n) for c, n in packed.groups])
         positions = packed.positions.numpy()
-        steps = generator.integers(1, self.reach + 1, len(positions))
-        steps *= generator.choice((-1, 1), len(positions))
+        neighbour = (uniform_at(places, generator) * 2 * self.reach).astype(np.int64)
+        steps = (neighbour // 2 + 1) * (neighbour % 2 * 2 - 1)
         there = (positions + steps >= 0) & (positions + steps < lengths)
         events = np.flatnonzero(there)
         table = model.input_table()
-        if not len(events):
-            return table.sum() * 0.0, 0
-        centres = F.embedding(packed.items[events], table)
+        centres = model.look_up(packed.items[events].to(model.device), table)
         targets = packed.items[events + steps[events]]
         return chunked_cross_entropy(centres, table[: model.items], targets), len(targets)
 
@@ -197,7 +207,7 @@ class Contrastive:
 
     A view is a random stretch of the session in which a random share of the events is hidden;
     dropout differs between the views as well (Qiu et al., DuoRec, 2022, §4.2). The other sessions
-    of the batch are the negatives.
+    of the batch are the negatives, so it cannot be worked on in parts.
     """
 
     def __init__(self, windows: Windows, recipe: Recipe) -> None:
@@ -219,7 +229,7 @@ class Contrastive:
             F.normalize(self._view(model, starts, lengths, table, generator), dim=1)
             for _ in range(2)
         )
-        same = torch.arange(len(lengths))
+        same = torch.arange(len(lengths), device=first.device)
         return F.cross_entropy(first @ second.T / TEMPERATURE, same), len(lengths)
 
     def _view(
@@ -245,7 +255,8 @@ class MaskedText:
     """Name a hidden feature of an item's text from the others (BERT's objective on bags).
 
     The bag that is left and the item's own embedding predict the feature, against all buckets.
-    Without texts there is nothing to learn, and the loss is zero.
+    Without texts there is nothing to learn, and the loss is zero. An item counts once in a batch;
+    of a batch in parts, once in each part that it is in, so the parts are nearly the whole batch.
     """
 
     def __init__(self, windows: Windows, recipe: Recipe) -> None:
@@ -260,18 +271,19 @@ class MaskedText:
         generator: np.random.Generator,
     ) -> tuple[Tensor, int]:
         if model.text_tower is None:
-            return model.item_embedding.weight.sum() * 0.0, 0
+            nothing = packed.items[:0].to(model.device)
+            return model.item_embedding(nothing).sum() * 0.0, 0
         tower = model.text_tower
-        items = packed.items.unique()
+        items = packed.items.unique().to(model.device)
         lengths = tower.offsets.diff()[items]
         items, lengths = items[lengths > 0], lengths[lengths > 0]
         starts = tower.offsets[items]
-        owner = torch.arange(len(items)).repeat_interleave(lengths)
-        within = torch.arange(len(owner)) - (lengths.cumsum(0) - lengths)[owner]
-        features = tower.features[starts[owner] + within].long()
-        hidden = torch.from_numpy(generator.random(len(features)) < self.share)
-        if not hidden.any():
-            return model.item_embedding.weight.sum() * 0.0, 0
+        owner = torch.arange(len(items), device=model.device).repeat_interleave(lengths)
+        within = torch.arange(len(owner), device=model.device)
+        members = starts[owner] + within - (lengths.cumsum(0) - lengths)[owner]
+        features = tower.features[members].long()
+        chance = torch.from_numpy(uniform_at(members.cpu().numpy(), generator))
+        hidden = (chance < self.share).to(model.device)
         left = torch.bincount(owner[~hidden], minlength=len(items))
         offsets = F.pad(left.cumsum(0), (1, 0))
         context = tower.embed(features[~hidden], offsets) + model.item_embedding(items)

@@ -8,7 +8,6 @@ is mostly padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,12 +103,25 @@ def pack(windows: Windows, chosen: np.ndarray) -> tuple[Packed, np.ndarray]:
     return packed, places
 
 
-def batches(
-    windows: Windows, tokens: int, generator: np.random.Generator
-) -> Iterator[tuple[Packed, np.ndarray]]:
-    """All windows once, in random order, about `tokens` events at a time (see `pack`)."""
+def batches(windows: Windows, tokens: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """All windows once, in random order, about `tokens` events at a time: what to `pack`."""
     order = generator.permutation(len(windows.lengths))
     batch = np.cumsum(windows.lengths[order]) // tokens
-    for chosen in np.split(order, np.flatnonzero(np.diff(batch)) + 1):
-        if len(chosen):
-            yield pack(windows, chosen)
+    split = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+    return [chosen for chosen in split if len(chosen)]
+
+
+def part_of(
+    windows: Windows, chosen: np.ndarray, part: int, parts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One of several parts of a batch, with about as many events and like lengths in each.
+
+    Returns
+    -------
+    tuple
+        The part's windows (none where there are fewer windows than parts), and int64[events] of
+        where their events lie among those of the whole batch, packed.
+    """
+    chosen = chosen[np.argsort(windows.lengths[chosen], kind="stable")]
+    mine = np.arange(len(chosen)) % parts == part
+    return chosen[mine], np.flatnonzero(np.repeat(mine, windows.lengths[chosen]))

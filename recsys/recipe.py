@@ -13,6 +13,7 @@ LOSSES = ("softmax", "sampled", "gbce")
 PRETRAINING = ("masked_item", "skip_gram", "contrastive", "masked_text")
 # What JSON may hold for a field of a type, and how to say so.
 KINDS = {
+    bool: (bool, "true or false"),
     int: (int, "a whole number"),
     float: ((int, float), "a number"),
     str: (str, "a text"),
@@ -67,6 +68,14 @@ class Recipe:
         epochs; the best epoch's weights are kept.
     seed
         Decides initial weights, data order, dropout and masks.
+    accumulation
+        Parts in which a process works through its share of a batch, one after another, so that the
+        activations of one part are in memory at a time.
+    activation_checkpointing
+        Compute each block's activations again in the backward pass instead of keeping them: their
+        memory no longer grows with `blocks`, an epoch takes about a third longer in the blocks.
+    bfloat16
+        Matrix products of the blocks in bfloat16, for GPUs; weights, softmax and loss stay float32.
 
     Raises
     ------
@@ -100,11 +109,14 @@ class Recipe:
     epochs: int = 20
     patience: int = 5
     seed: int = 0
+    accumulation: int = 1
+    activation_checkpointing: bool = False
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         for name in (
             "dimension", "blocks", "heads", "batch_tokens", "epochs", "patience", "negatives",
-            "skip_gram_reach",
+            "skip_gram_reach", "accumulation",
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("length", self.length >= 2, "at least 2")
@@ -148,11 +160,11 @@ class Recipe:
                 raise RecipeError(f"recipe: unknown key {name!r}; the keys are {', '.join(fields)}")
             kind = type(fields[name].default)
             accepted, wanted = KINDS[kind]
-            if isinstance(value, bool) or not isinstance(value, accepted):
+            if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepted):
                 raise RecipeError(f"recipe: {name} is {value!r}; it must be {wanted}")
             checked[name] = kind(value)
         return cls(**checked)
 
-    def to_dict(self) -> dict[str, int | float | str]:
+    def to_dict(self) -> dict[str, bool | int | float | str]:
         """The recipe as JSON-ready values; `from_dict` is the inverse."""
         return dataclasses.asdict(self)

@@ -36,7 +36,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         table_gradient.index_add_(0, targets, hidden, alpha=-1.0)
         biased_rows, biased_items = biased
         bias_gradient = -(targets[biased_rows] == biased_items).sum().to(hidden.dtype)
-        starts = torch.arange(0, rows + chunk, chunk)
+        starts = torch.arange(0, rows + chunk, chunk, device=hidden.device)
         bounds = torch.searchsorted(biased_rows, starts).tolist()
         tiny = torch.finfo(hidden.dtype).tiny
         loss = hidden.new_zeros(())
@@ -94,8 +94,16 @@ def chunked_cross_entropy(
     Returns
     -------
     Tensor
-        Scalar, in nats. Extra memory is about two times `LOGITS_IN_FLIGHT` floats and one table.
+        Scalar, in nats; 0 where there are no rows. Extra memory is about two times
+        `LOGITS_IN_FLIGHT` floats and one table.
     """
+    device = hidden.device
+    targets = targets.to(device)
     if bias is None or biased is None:
         bias, biased = hidden.new_zeros(()), (targets[:0], targets[:0])
+    biased = biased[0].to(device), biased[1].to(device)
+    if not isinstance(table, Tensor):  # a recsys.sharded.ShardedTable
+        return table.cross_entropy(hidden, targets, bias, biased)
+    if not len(targets):
+        return hidden.sum() * 0.0
     return _ChunkedCrossEntropy.apply(hidden, table, targets, bias, biased)

@@ -127,15 +127,21 @@ class TextTower(nn.Module):
         self.register_buffer("offsets", torch.from_numpy(bags.offsets))
         self.index()
 
-    def index(self) -> None:
-        """Lay the bags out by item and by feature; again after `features` or `offsets` changed."""
-        lengths = self.offsets.diff()
-        members, weights = self.features.long(), weights_of_members(lengths)
+    def index(self, first: int = 0, end: int | None = None) -> None:
+        """Lay the bags out by item and by feature; again after `features` or `offsets` changed.
+
+        Given `first` and `end`, only those of the items between, and they alone get vectors.
+        """
+        offsets = self.offsets[first : None if end is None else end + 1]
+        lengths = offsets.diff()
+        members = self.features[offsets[0] : offsets[-1]].long()
+        weights = weights_of_members(lengths)
         by_feature = members.argsort(stable=True)
         owners = torch.arange(len(lengths)).repeat_interleave(lengths)
         counts = torch.bincount(members, minlength=self.embedding.num_embeddings)
         laid_out = {
             "members": members,
+            "bounds": offsets - offsets[0],
             "weights": weights,
             "owners": owners[by_feature],
             "owner_offsets": F.pad(counts.cumsum(0), (1, 0)),
@@ -145,8 +151,8 @@ class TextTower(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self) -> Tensor:
-        """float[items, d]; zero for an item without a text."""
-        bags = (self.members, self.offsets, self.weights)
+        """float[items, d] of the items laid out; zero for an item without a text."""
+        bags = (self.members, self.bounds, self.weights)
         transposed = (self.owners, self.owner_offsets, self.owner_weights)
         return _SumOfBags.apply(self.embedding.weight, bags, transposed)
 

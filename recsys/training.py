@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 from recsys.artifact import save_model
 from recsys.data.interactions import Interactions
 from recsys.data.split import leave_one_out
-from recsys.errors import RecsysError
+from recsys.distributed import Workers
+from recsys.errors import RecipeError, RecsysError
 from recsys.evaluate import evaluate, popularity
 from recsys.files import write_atomically
 from recsys.finetune import finetune
@@ -21,6 +24,7 @@ from recsys.model import SequentialRecommender
 from recsys.pretrain import pretrain
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
+from recsys.sharded import ShardedRecommender, unsharded
 from recsys.text import read_catalogue
 
 
@@ -52,11 +56,13 @@ def train(
     folder: Path | str,
     *,
     progress: Progress | None = None,
+    shard_items: bool = False,
 ) -> TrainResult:
     """Train on `interactions` and leave the artefact in ``folder/artifact``.
 
-    A run that was killed goes on where its last finished epoch ended, and ends with the same
-    weights as one that was not (on a CPU, with the same number of threads).
+    A run that was killed goes on where its last checkpoint was written, within an epoch too, and
+    ends with the same weights as one that was not (on a CPU, with the same number of threads and
+    processes). In processes that `torchrun` started (see `recsys.job`) all call this together.
 
     Parameters
     ----------
@@ -64,30 +70,41 @@ def train(
         One run: checkpoints, ``tensorboard/`` and the artefact. A new or an interrupted one.
     progress
         Called with (epochs done, epochs at most, text).
+    shard_items
+        Spread the item table over the processes instead of keeping it whole in each.
 
     Raises
     ------
     RecsysError
-        When the folder holds a run of other data or another recipe, or the data are too few.
+        When the folder holds a run of other data or another recipe, the data are too few, or the
+        recipe has an objective that cannot be worked on in parts, and there are several.
     """
     began = time.monotonic()
     folder = Path(folder)
-    _claim(folder, interactions, recipe)
+    workers = Workers.current()
+    _require_parts(recipe, workers)
+    if workers.writes:
+        _claim(folder, interactions, recipe)
+    else:
+        progress = None
     split = leave_one_out(interactions)
     with seeded(recipe.seed, Stage.WEIGHTS):
+        make = ShardedRecommender if shard_items else SequentialRecommender
         texts = None
         if recipe.text_buckets and interactions.item_text:
             texts = read_catalogue(interactions.item_text, recipe.text_buckets)
-        model = SequentialRecommender(len(interactions.items), recipe, texts)
+        model = make(len(interactions.items), recipe, texts).to(workers.device)
+    # No process reads a checkpoint before the folder is known to be this run's.
+    workers.agree(True)
 
     total = recipe.pretrain_epochs + recipe.epochs
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
+    with _tensorboard(folder / "tensorboard", workers) as log_to:
         pretrain(
             model,
             split.train,
             recipe,
             folder / "pretrain.pt",
-            log=_log_to(writer, "pretrain"),
+            log=log_to("pretrain"),
             progress=_shifted(progress, 0, total),
         )
         epochs = finetune(
@@ -96,16 +113,30 @@ def train(
             split,
             recipe,
             folder / "finetune.pt",
-            log=_log_to(writer, "finetune"),
+            log=log_to("finetune"),
             progress=_shifted(progress, recipe.pretrain_epochs, total),
         )
         metrics = evaluate(model, interactions, split, part="test")
         base = popularity(interactions, split, part="test")
         metrics |= {"popularity NDCG@10": base["NDCG@10"]}
-        for name, value in metrics.items():
-            writer.add_scalar(f"test/{name}", value, epochs)
-    artifact = save_model(folder / "artifact", model, recipe, interactions.items, metrics)
+        log_to("test")(epochs, metrics)
+    whole = unsharded(model, recipe) if shard_items else model
+    artifact = folder / "artifact"
+    if workers.writes:
+        save_model(artifact, whole, recipe, interactions.items, metrics)
+    workers.agree(True)
     return TrainResult(artifact, metrics, epochs, time.monotonic() - began)
+
+
+def _require_parts(recipe: Recipe, workers: Workers) -> None:
+    parts = workers.count * recipe.accumulation
+    if parts > 1 and recipe.pretrain_epochs and recipe.contrastive:
+        raise RecipeError(
+            f"recipe: contrastive is {recipe.contrastive}, and its negatives are the other "
+            f"sessions of a whole batch, but {workers.count} processes with accumulation "
+            f"{recipe.accumulation} make {parts} parts of one: set contrastive to 0, or train "
+            "in one process with accumulation 1"
+        )
 
 
 def _claim(folder: Path, interactions: Interactions, recipe: Recipe) -> None:
@@ -129,13 +160,23 @@ def _claim(folder: Path, interactions: Interactions, recipe: Recipe) -> None:
         )
 
 
-def _log_to(writer: SummaryWriter, stage: str) -> Log:
-    def log(epoch: int, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            writer.add_scalar(f"{stage}/{name}", value, epoch)
-        writer.flush()
+@contextmanager
+def _tensorboard(folder: Path, workers: Workers) -> Iterator[Callable[[str], Log]]:
+    """Gives the log of each stage; only the process that writes has one."""
+    if not workers.writes:
+        yield lambda stage: lambda epoch, figures: None
+        return
+    with SummaryWriter(str(folder)) as writer:
 
-    return log
+        def log_to(stage: str) -> Log:
+            def log(epoch: int, figures: dict[str, float]) -> None:
+                for name, value in figures.items():
+                    writer.add_scalar(f"{stage}/{name}", value, epoch)
+                writer.flush()
+
+            return log
+
+        yield log_to
 
 
 def _shifted(progress: Progress | None, done_before: int, total: int) -> Progress | None:

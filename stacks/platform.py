@@ -1,4 +1,4 @@
-"""Layer `platform`: TorchServe and the Flower SuperLink on the first site's Kubernetes."""
+"""Layer `platform`: TorchServe, the Flower SuperLink and training, on the first site's cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pulumi
 
 from infra.federation_server import FederationServer, FederationServerArgs
 from infra.serving import Serving, ServingArgs
+from infra.training_job import TrainingJob, TrainingJobArgs
 from stacks.providers import kubernetes_provider
 from stacks.references import Layer
 from stacks.settings import Settings
@@ -30,6 +31,12 @@ def program(environment: str, settings: Settings) -> None:
         ),
         on_cluster,
     )
+    if settings.training:
+        TrainingJob(
+            "training",
+            TrainingJobArgs(namespace="training", **settings.training.model_dump()),
+            on_cluster,
+        )
     pulumi.export("serving_address", serving.address)
     pulumi.export("federation_port", federation.port)
     pulumi.export("federation_certificate", federation.certificate)

@@ -167,6 +167,25 @@ class FederationSettings(_Section):
     memory: Quantity = "2Gi"
 
 
+class TrainingSettings(_Section):
+    """A training run on the GPU pool: `nodes` pods with a process for each of `gpus_per_node`.
+
+    `storage_class` must allow volumes that several nodes mount at once.
+    """
+
+    image: str
+    data: str
+    recipe: dict[str, bool | int | float | str] = {}
+    shard_items: bool = False
+    nodes: Annotated[int, Field(ge=1)] = 1
+    gpus_per_node: Annotated[int, Field(ge=1)] = 1
+    attempts: Annotated[int, Field(ge=0)] = 3
+    storage: Quantity = "50Gi"
+    storage_class: str | None = None
+    cpu: Quantity = "4"
+    memory: Quantity = "16Gi"
+
+
 class Settings(_Section):
     """Everything that differs between environments."""
 
@@ -185,6 +204,7 @@ class Settings(_Section):
     object_stores: ObjectStoreSettings = ObjectStoreSettings()
     serving: ServingSettings
     federation: FederationSettings
+    training: TrainingSettings | None = None
 
     @property
     def aws_endpoint(self) -> str | None:
@@ -227,6 +247,11 @@ class Settings(_Section):
         except NetworkPlanError as error:
             raise ValueError(f"network.vpc_cidr: {error}") from None
         require_disjoint(self._networks())
+        if self.training and self.training.nodes > self.gpu_pool.maximum:
+            raise ValueError(
+                f"training.nodes is {self.training.nodes}, but gpu_pool.maximum is "
+                f"{self.gpu_pool.maximum}: the pods would wait for each other for ever"
+            )
         if self.kind == "local":
             self._check_local()
         else:

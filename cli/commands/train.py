@@ -17,9 +17,25 @@ from cli.options import environment_option, json_option
 @click.option("--dimension", type=click.IntRange(1), help="Width of the model.")
 @click.option("--blocks", type=click.IntRange(1), help="Transformer blocks.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of weights, order and dropout.")
+@click.option("--accumulation", type=click.IntRange(1),
+              help="Parts of a batch, worked on one after another to save memory.")
+@click.option("--activation-checkpointing", is_flag=True, default=None,
+              help="Save memory: compute activations twice.")
+@click.option("--bfloat16", is_flag=True, default=None, help="Blocks in bfloat16, for GPUs.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
+              help="Processes that train together, by torchrun; the result is the same.")
+@click.option("--shard-items", is_flag=True, help="Spread the item table over the workers.")
 @json_option
 @click.pass_obj
-def train(app: Application, environment: str, data: str, as_json: bool, **recipe) -> None:
+def train(
+    app: Application,
+    environment: str,
+    data: str,
+    workers: int,
+    shard_items: bool,
+    as_json: bool,
+    **recipe,
+) -> None:
     """Pretrain and fine-tune a sequential recommender; goes on where it was interrupted.
 
     An option that is left out keeps the recipe's default. The model goes to the store, and the
@@ -33,7 +49,9 @@ def train(app: Application, environment: str, data: str, as_json: bool, **recipe
     target = app.environment(environment)
     changes = {name: value for name, value in recipe.items() if value is not None}
     with environment_lock(target.folder, "hybrid train"), app.progress("train") as progress:
-        trained = learning.train(target, data, changes, progress)
+        trained = learning.train(
+            target, data, changes, progress, workers=workers, shard_items=shard_items
+        )
     if as_json:
         app.show_json(asdict(trained))
         return

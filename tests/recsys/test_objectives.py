@@ -20,7 +20,7 @@ from recsys.objectives import (
     SkipGram,
     seen,
 )
-from recsys.packing import Windows, batches, pack, training_windows
+from recsys.packing import Packed, Windows, batches, pack, training_windows
 from recsys.recipe import Recipe
 from recsys.text import hash_texts
 
@@ -38,13 +38,17 @@ def windows(shop: Interactions) -> Windows:
     return training_windows(shop, RECIPE.length, targets=False)
 
 
+def first_batch(windows: Windows, tokens: int) -> tuple[Packed, np.ndarray]:
+    return pack(windows, batches(windows, tokens, np.random.default_rng(0))[0])
+
+
 def loss_of(objective, model: SequentialRecommender) -> float:
     """The mean loss over the shop, from the same random numbers each time."""
     generator = np.random.default_rng(5)
     with torch.no_grad():
         losses = [
-            objective(model, packed, places, generator)[0].item()
-            for packed, places in batches(objective.windows, 512, np.random.default_rng(1))
+            objective(model, *pack(objective.windows, chosen), generator)[0].item()
+            for chosen in batches(objective.windows, 512, np.random.default_rng(1))
         ]
     return float(np.mean(losses))
 
@@ -54,9 +58,9 @@ def train(objective, model: SequentialRecommender, steps: int = 60) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     done = 0
     while done < steps:
-        for packed, places in batches(objective.windows, 512, generator):
+        for chosen in batches(objective.windows, 512, generator):
             optimizer.zero_grad()
-            objective(model, packed, places, generator)[0].backward()
+            objective(model, *pack(objective.windows, chosen), generator)[0].backward()
             optimizer.step()
             done += 1
 
@@ -78,7 +82,7 @@ def test_pretraining_is_the_weighted_sum_of_what_has_a_weight(
         **(RECIPE.to_dict() | {"masked_item": 0.0, "skip_gram": 2.0, "masked_text": 0.5})
     )
     whole = Pretraining(shop, recipe)
-    packed, places = next(batches(whole.windows, 512, np.random.default_rng(0)))
+    packed, places = first_batch(whole.windows, 512)
     given, count = whole(model, packed, places, np.random.default_rng(3))
     generator = np.random.default_rng(3)
     expected = 2 * SkipGram(windows, recipe)(model, packed, places, generator)[0]
@@ -104,22 +108,22 @@ def test_skip_gram_predicts_neighbours_of_the_same_session_only(
     objective = SkipGram(windows, RECIPE)
     generator = np.random.default_rng(0)
     for _ in range(20):
-        for packed, places in batches(windows, 60, generator):
-            objective(model, packed, places, generator)
+        for chosen in batches(windows, 60, generator):
+            objective(model, *pack(windows, chosen), generator)
     session = np.repeat(np.arange(4), windows.lengths)
     assert all(session[a] == session[b] and 1 <= abs(a - b) <= 2 for a, b in pairs)
     assert {b - a for a, b in pairs} == {-2, -1, 1, 2}
 
 
 def test_views_are_told_apart_by_session(model: SequentialRecommender, windows: Windows) -> None:
-    packed, places = next(batches(windows, 400, np.random.default_rng(0)))
+    packed, places = first_batch(windows, 400)
     loss, count = Contrastive(windows, RECIPE)(model, packed, places, np.random.default_rng(0))
     assert count == len(packed.last)
     assert 0 < loss.item() < math.log(count) + 20
     # Nothing is hidden and the sessions are one event long: both views are the same.
     alone = Windows(windows.sequence[:60], np.arange(60), np.ones(60, dtype=np.int64))
     same = Contrastive(alone, Recipe(**(RECIPE.to_dict() | {"mask_share": 1e-9})))
-    packed, places = next(batches(alone, 60, np.random.default_rng(0)))
+    packed, places = first_batch(alone, 60)
     states = F.normalize(model(packed), dim=1)
     expected = F.cross_entropy(states @ states.T / 0.1, torch.arange(len(states)))
     torch.testing.assert_close(
@@ -137,7 +141,7 @@ def test_masked_text_hides_what_is_to_be_named(
         return states.sum()
 
     monkeypatch.setattr("recsys.objectives.chunked_cross_entropy", record)
-    packed, places = next(batches(windows, 400, np.random.default_rng(0)))
+    packed, places = first_batch(windows, 400)
     MaskedText(windows, RECIPE)(model, packed, places, np.random.default_rng(0))
     rows, buckets, targets = seen[0]
     items = packed.items.unique()
@@ -148,7 +152,7 @@ def test_masked_text_hides_what_is_to_be_named(
 
 def test_without_texts_there_is_no_text_to_mask(windows: Windows) -> None:
     bare = SequentialRecommender(60, RECIPE)
-    packed, places = next(batches(windows, 400, np.random.default_rng(0)))
+    packed, places = first_batch(windows, 400)
     loss, count = MaskedText(windows, RECIPE)(bare, packed, places, np.random.default_rng(0))
     loss.backward()
     assert (loss.item(), count) == (0.0, 0)

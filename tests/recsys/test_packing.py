@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.interactions import Interactions
-from recsys.packing import batches, training_windows
+from recsys.packing import Windows, batches, pack, part_of, training_windows
 
 
 def interactions_of(lengths: list[int]) -> Interactions:
@@ -27,7 +27,8 @@ def test_an_epoch_predicts_every_event_but_the_first_of_a_user_once(
     interactions = interactions_of(lengths)
     windows = training_windows(interactions, length, targets=True)
     predicted = []
-    for packed, places in batches(windows, tokens, np.random.default_rng(seed)):
+    for chosen in batches(windows, tokens, np.random.default_rng(seed)):
+        packed, places = pack(windows, chosen)
         assert packed.items.tolist() == windows.sequence[places].tolist()
         assert sum(count * size for count, size in packed.groups) == len(places)
         assert int(packed.positions.max()) < length
@@ -61,3 +62,21 @@ def test_windows_without_targets_hold_every_event_once_and_the_latest_are_whole(
         if size:
             latest = windows.lengths[windows.starts + windows.lengths == end]
             assert latest.tolist() == [min(size, length)]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 8))
+def test_parts_make_up_the_batch_and_are_about_equally_large(sizes: list[int], parts: int) -> None:
+    lengths = np.array(sizes)
+    windows = Windows(np.arange(lengths.sum()), np.cumsum(lengths) - lengths, lengths)
+    chosen = np.arange(len(sizes))
+    _, places = pack(windows, chosen)
+    whole = np.full(len(places), -1)
+    events = []
+    for part in range(parts):
+        own, rows = part_of(windows, chosen, part, parts)
+        events.append(len(rows))
+        if len(own):
+            whole[rows] = pack(windows, own)[1]
+    assert whole.tolist() == places.tolist()
+    # Neighbours in the order of lengths go to different parts, so no more than one of them is over.
+    assert max(events) - min(events) <= lengths.max()

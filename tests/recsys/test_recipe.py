@@ -20,6 +20,7 @@ def test_what_is_left_out_keeps_its_default_and_the_round_trip_is_lossless() -> 
         ({"dimension": "64"}, "dimension is '64'; it must be a whole number"),
         ({"dimension": 64.5}, "dimension is 64.5; it must be a whole number"),
         ({"epochs": True}, "epochs is True; it must be a whole number"),
+        ({"bfloat16": 1}, "bfloat16 is 1; it must be true or false"),
         ({"dropout": None}, "dropout is None; it must be a number"),
         ({"dropout": 1.0}, "dropout is 1.0; it must be in [0, 1)"),
         ({"dropout": float("nan")}, "dropout is nan; it must be in [0, 1)"),

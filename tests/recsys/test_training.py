@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import hashlib
+import random
 import signal
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,68 +10,69 @@ import torch
 
 from recsys.artifact import load_model
 from recsys.data.interactions import Interactions, load_interactions
-from recsys.errors import RecsysError
+from recsys.errors import RecipeError, RecsysError
 from recsys.recipe import Recipe
 from recsys.training import train
 
-SMALL = Recipe(dimension=16, blocks=1, heads=1, epochs=4, pretrain_epochs=2, batch_tokens=512)
-PROJECT = Path(__file__).resolve().parents[2]
+# With so few negatives the recipe's loss does sample.
+SMALL = Recipe(
+    dimension=16, blocks=1, heads=1, epochs=4, pretrain_epochs=2, batch_tokens=512, negatives=20
+)
 
-# Trains as a user's process would, and dies without a chance to tidy up at the nth optimizer step.
-DOOMED = """
-import os, signal, sys
-import torch
-torch.set_num_threads(1)
-from recsys.data.interactions import load_interactions
-from recsys.recipe import Recipe
-from recsys.training import train
-
-left = int(sys.argv[3])
-step = torch.optim.AdamW.step
-def counted(*arguments, **options):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(*arguments, **options)
-torch.optim.AdamW.step = counted
-train(load_interactions(sys.argv[1]), Recipe.from_dict(eval(sys.argv[4])), sys.argv[2])
-"""
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def digests(artifact: Path) -> dict[str, str]:
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in artifact.iterdir()}
-
-
-def test_a_run_killed_twice_ends_with_the_weights_of_an_undisturbed_one(
-    shop_folder: Path, shop: Interactions, tmp_path: Path
+def test_a_run_killed_at_any_step_goes_on_there_and_ends_as_an_undisturbed_one(
+    shop_folder: Path,
+    shop: Interactions,
+    tmp_path: Path,
+    gang,
+    digests,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    steps = 0
+    step = torch.optim.AdamW.step
+
+    def counted(*arguments, **options):
+        nonlocal steps
+        steps += 1
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
     whole = train(shop, SMALL, tmp_path / "whole")
+    total, steps = steps, 0
 
-    windows = sum(max(n - 3, 0) for n in (shop.offsets[1:] - shop.offsets[:-1]).tolist())
-    steps = windows // SMALL.batch_tokens
     killed = tmp_path / "killed"
-    for survived in (steps + steps // 2, 2 * steps + steps // 2):
-        arguments = [str(shop_folder), str(killed), str(survived), repr(SMALL.to_dict())]
-        died = subprocess.run(
-            [sys.executable, "-c", DOOMED, *arguments], cwd=PROJECT, capture_output=True, text=True
-        )
-        assert died.returncode == -signal.SIGKILL, died.stderr
+    deaths = sorted(random.Random(5).sample(range(1, total), 4))
+    for before, death in zip([0, *deaths], deaths, strict=False):
+        codes = gang.run(
+            1, "train_and_die", shop_folder, SMALL.to_dict(), killed,
+            after=death - before, save_every_step=True,
+        )  # fmt: skip
+        assert codes == [-signal.SIGKILL]
         assert not (killed / "artifact").exists()
-    epochs = []
-    resumed = train(shop, SMALL, killed, progress=lambda done, *_: epochs.append(done))
+    resumed = train(shop, SMALL, killed)
 
-    assert epochs and epochs[0] > 1 and epochs[-1] == 6
+    assert steps == total - deaths[-1]
     assert digests(resumed.artifact) == digests(whole.artifact)
     assert resumed.metrics == whole.metrics
+
+
+def test_a_run_killed_between_checkpoints_ends_as_an_undisturbed_one(
+    shop_folder: Path, shop: Interactions, tmp_path: Path, gang, digests
+) -> None:
+    whole = train(shop, SMALL, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    for death in (13, 14):
+        codes = gang.run(
+            1, "train_and_die", shop_folder, SMALL.to_dict(), killed,
+            after=death, save_every_step=False,
+        )  # fmt: skip
+        assert codes == [-signal.SIGKILL]
+    epochs = []
+    resumed = train(shop, SMALL, killed, progress=lambda done, *_: epochs.append(done))
+    assert epochs[0] > 1 and epochs[-1] == 6
+    assert digests(resumed.artifact) == digests(whole.artifact)
 
 
 def test_training_beats_popularity_by_far_and_tells_what_it_does(
@@ -101,7 +101,9 @@ def test_training_stops_when_validation_no_longer_rises(shop: Interactions, tmp_
     assert train(shop, recipe, tmp_path).epochs < 50
 
 
-def test_a_finished_run_is_not_trained_again(shop: Interactions, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again(
+    shop: Interactions, tmp_path: Path, digests
+) -> None:
     first = train(shop, SMALL, tmp_path)
     before = digests(first.artifact)
     told = []
@@ -132,3 +134,12 @@ def test_a_shop_without_sequences_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text("1 5\n2 6\n")
     with pytest.raises(RecsysError, match="no user has two training events"):
         train(load_interactions(tmp_path / "log.txt"), SMALL, tmp_path / "run")
+
+
+def test_an_objective_that_needs_the_whole_batch_is_not_worked_on_in_parts(
+    shop: Interactions, tmp_path: Path
+) -> None:
+    recipe = replace(SMALL, contrastive=0.5, accumulation=3)
+    with pytest.raises(RecipeError, match="contrastive is 0.5.* 3 parts.*set contrastive to 0"):
+        train(shop, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -182,7 +182,7 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "gpu_pool is 4, but must be a section with the keys instance_types, minimum, maximum, "
             "on_demand_base, spot_share, volume_gib, image_parameter; spare is not a setting; the "
             "keys allowed there are kind, backend, model_store, region, zones, aws, gcp, ports, "
-            "network, sites, k3s, gpu_pool, object_stores, serving, federation.",
+            "network, sites, k3s, gpu_pool, object_stores, serving, federation, training.",
         ),
     ],
 )
@@ -251,3 +251,20 @@ def test_reading_settings_does_not_import_pulumi():
     )
     project = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=project).returncode == 0
+
+
+def test_training_is_optional_and_must_fit_the_gpu_pool(tmp_path):
+    assert load_settings("local", [SHIPPED]).training is None
+    section = "training:\n  image: hybrid/training:1\n  data: s3://shop/events.parquet\n"
+    section += "  recipe: {dimension: 128, bfloat16: true, learning_rate: 0.001}\n"
+    (tmp_path / "mine.yaml").write_text(PRODUCTION + section)
+    training = load_settings("mine", [tmp_path]).training
+    assert training.recipe == {"dimension": 128, "bfloat16": True, "learning_rate": 0.001}
+    assert (training.nodes, training.gpus_per_node) == (1, 1)
+    assert refusal(tmp_path, PRODUCTION + section + "  nodes: 9\n") == (
+        "mine.yaml: training.nodes is 9, but gpu_pool.maximum is 8: "
+        "the pods would wait for each other for ever."
+    )
+    assert "training.gpus is not a setting; the keys allowed there are image, data, recipe" in (
+        refusal(tmp_path, PRODUCTION + section + "  gpus: 2\n")
+    )
