@@ -16,6 +16,7 @@ COMMANDS = {
     "federate": "Train across the sites with Flower; store the result.",
     "deploy": "Serve a stored model through TorchServe.",
     "recommend": "Ask the served model for a user's next items.",
+    "search": "Search a catalogue for words and for meaning.",
     "run": "up, train, federate, deploy and recommend in one go.",
     "status": "Show layers, servers and the model in production.",
     "preview": "Show what up would change.",
