@@ -41,7 +41,7 @@ class ClickRecipe:
     dimension
         Width of the interaction vectors; 0 for a logistic regression.
     epochs, patience
-        Training stops after `epochs`, or when the validation log loss has not fallen for `patience`.
+        Training stops after `epochs`, or when the validation loss has not fallen for `patience`.
     batch, learning_rate
         Impressions in a step of Adam, and its rate.
     regularisation
@@ -74,7 +74,8 @@ class ClickRecipe:
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
-            raise RecipeError(f"click recipe: {name} is {getattr(self, name)!r}; it must be {wanted}")
+            value = getattr(self, name)
+            raise RecipeError(f"click recipe: {name} is {value!r}; it must be {wanted}")
 
 
 class ClickModel(nn.Module):

@@ -1,8 +1,7 @@
 """Rating prediction: user and item embeddings with biases (Koren, Bell and Volinsky, 2009).
 
-``mean + user bias + item bias + user · item``, trained by mean squared error on stars, or, through a
-sigmoid, by binary cross-entropy on likes. The biases alone are the baseline that the embeddings must
-beat.
+``mean + user bias + item bias + user · item``, trained by mean squared error on stars, or, through
+a sigmoid, by binary cross-entropy on likes. The biases alone are the baseline to be beaten.
 """
 
 from __future__ import annotations

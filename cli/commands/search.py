@@ -22,8 +22,9 @@ def search(app: Application, query: str, k: int, data: str, judgments: str | Non
            environment: str, as_json: bool) -> None:  # fmt: skip
     """Search a catalogue for words and for meaning.
 
-    The score is a weighted sum of BM25 over all fields, BM25 over titles and the dot product of the
-    query's and the item's vector. The first search of a catalogue trains the vectors; they are kept.
+    The score is a weighted sum of BM25 over all fields, BM25 over titles and the dot product of
+    the query's and the item's vector. The first search of a catalogue trains the vectors; later
+    ones find them in the environment.
     """
     from dataclasses import asdict
 

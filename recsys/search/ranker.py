@@ -1,7 +1,7 @@
 """The hybrid ranker: lexical and semantic signals in one score, and the artefact that holds it.
 
-A convex combination (Bruch, Gai and Ingber, 2023, §4, find it above reciprocal-rank fusion, as here)
-of what BM25 says on all fields and on the title alone, and of the towers' cosine.
+A convex combination (Bruch, Gai and Ingber, 2023, find it above reciprocal-rank fusion) of what
+BM25 says on all fields and on the title alone, and of the towers' cosine.
 
 The artefact: ``weights.safetensors`` (towers, item vectors, the fields' words) · ``search.json``
 (recipe, weights of the signals, item ids, vocabulary).
@@ -242,11 +242,12 @@ def load_search(folder: Path | str) -> SearchModel:
     with read_stored(Path(folder), "search") as (content, tensors):
         towers = Towers(TowerRecipe(**content["recipe"]))
         prefix = "towers."
-        towers.load_state_dict(
-            {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
-        )
+        own = [name for name in tensors if name.startswith(prefix)]
+        towers.load_state_dict({name.removeprefix(prefix): tensors[name] for name in own})
         fields = {
-            name: Field(*(tensors[f"fields.{name}.{part}"].numpy() for part in ("offsets", "tokens")))
+            name: Field(
+                tensors[f"fields.{name}.offsets"].numpy(), tensors[f"fields.{name}.tokens"].numpy()
+            )
             for name in content["fields"]
         }
         docs = Documents(content["items"], fields, content["vocabulary"])

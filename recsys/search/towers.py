@@ -87,7 +87,8 @@ class TowerRecipe:
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
-            raise RecipeError(f"search recipe: {name} is {getattr(self, name)!r}; it must be {wanted}")
+            value = getattr(self, name)
+            raise RecipeError(f"search recipe: {name} is {value!r}; it must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Towers(nn.Module):
         self.table = nn.Embedding(recipe.buckets, d)
         nn.init.normal_(self.table.weight, std=d**-0.5)
         self.query_layer, self.item_layer = nn.Linear(d, d), nn.Linear(d, d)
-        # Both towers start as the bag of words itself, where equal words already mean equal vectors.
+        # Both towers start as the bag of words itself: equal words already mean equal vectors.
         for layer in (self.query_layer, self.item_layer):
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)

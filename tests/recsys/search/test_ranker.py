@@ -49,7 +49,8 @@ def test_a_stored_model_ranks_as_before_and_has_equal_bytes(
 ) -> None:
     first = save_search(tmp_path / "first", model)
     loaded = load_search(first)
-    for before, after in zip(model.search("wool blanket"), loaded.search("wool blanket"), strict=True):
+    pairs = zip(model.search("wool blanket"), loaded.search("wool blanket"), strict=True)
+    for before, after in pairs:
         assert after.item == before.item and after.score == pytest.approx(before.score)
     second = save_search(tmp_path / "second", loaded)
     for file in ("weights.safetensors", "search.json"):
