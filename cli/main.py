@@ -20,6 +20,7 @@ COMMANDS = {
     "recommend": "Ask the served model for a user's next items.",
     "explain": "Tell which past events caused a recommendation.",
     "offpolicy": "Estimate a new policy's click rate from a log.",
+    "search": "Search a catalogue for words and for meaning.",
     "run": "up, train, federate, deploy and recommend in one go.",
     "status": "Show layers, servers and the model in production.",
     "preview": "Show what up would change.",
