@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from recsys.search.words import words
 # How often a field counts: a word of the title says what an item is, one of an attribute may only
 # say what it goes with.
 FIELDS = {"title": 3, "brand": 1, "category": 2, "description": 1, "attributes": 1}
+NUMBER = re.compile(r"[-+]?[\d.,]+")
+FLAGS = {"true": True, "yes": True, "y": True, "false": False, "no": False, "n": False}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,20 @@ class Documents:
     vocabulary: list[str]
 
 
+def searchable(attribute: str) -> str:
+    """What people may type of an attribute ``name: value``.
+
+    Its value, where that is text. A number without its unit is nothing to search for, and would
+    only make the item's text longer than it is; of a flag that is set, the name says it.
+    """
+    name, colon, value = attribute.partition(": ")
+    if not colon:
+        return attribute
+    if value.lower() in FLAGS:
+        return name.replace("_", " ") if FLAGS[value.lower()] else ""
+    return "" if NUMBER.fullmatch(value) else value
+
+
 def documents(catalogue: pl.DataFrame) -> Documents:
     """Take the fields of `FIELDS` from what `recsys.data.catalogue.load_catalogue` gives.
 
@@ -62,10 +79,12 @@ def documents(catalogue: pl.DataFrame) -> Documents:
             continue
         column = titled[name]
         if column.dtype == pl.List:
-            column = column.list.join(" ")
+            texts = [" ".join(map(searchable, entries or ())) for entries in column.to_list()]
+        else:
+            texts = column.fill_null("").to_list()
         rows = [
             np.array([place.setdefault(word, len(place)) for word in words(text)], dtype=np.int32)
-            for text in column.fill_null("").to_list()
+            for text in texts
         ]
         lengths = [len(row) for row in rows]
         fields[name] = Field(
