@@ -31,14 +31,11 @@ from rich.table import Table
 from torch import Tensor
 
 from recsys.accelerate.job import Acceleration, accelerate
-from recsys.artifact import load_model, save_model
+from recsys.artifact import load_model
 from recsys.data.interactions import Interactions, load_interactions
-from recsys.data.split import leave_one_out
-from recsys.finetune import train_local
 from recsys.index import ApproximateIndex
-from recsys.model import SequentialRecommender
-from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
+from recsys.training import train
 
 BEAUTY = Path(__file__).resolve().parents[1] / "../shared/data/amazon_beauty_5core"
 VARIANT = 0.1
@@ -54,12 +51,8 @@ HOW = {
 
 
 def trained(interactions: Interactions, epochs: int, folder: Path) -> Path:
-    """Train next-item prediction for a few epochs."""
-    recipe = Recipe()
-    with seeded(0, Stage.WEIGHTS):
-        model = SequentialRecommender(len(interactions.items), recipe)
-    train_local(model, leave_one_out(interactions).train, recipe, epochs=epochs, seed=0)
-    return save_model(folder, model, recipe, interactions.items, {})
+    """Train the default recipe at width 64 for a few epochs."""
+    return train(interactions, Recipe(dimension=64, epochs=epochs), folder).artifact
 
 
 def variants(table: Tensor, count: int) -> Tensor:
@@ -162,7 +155,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.model or trained(interactions, options.epochs, Path(scratch) / "model")
         if options.only != "model":
-            model = load_model(folder).model
+            model = load_model(folder).model.folded()
             users = range(0, len(interactions.users), max(1, len(interactions.users) // 4000))
             with torch.no_grad():
                 states = model.encode([interactions.of(user)[:-1] for user in users])

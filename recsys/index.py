@@ -40,6 +40,9 @@ class Index(Protocol):
     def scores(self, states: Tensor) -> Tensor:
         """float[B, items]; -inf for an item that is not among the best `REACH` found."""
 
+    def rows(self, items: Tensor) -> Tensor:
+        """float[..., d] of int64[...] items."""
+
 
 def build_index(
     table: Tensor, *, quantised: bool = False, states: Tensor | None = None
@@ -72,6 +75,9 @@ class ExactIndex:
     def scores(self, states: Tensor) -> Tensor:
         return states @ self.table.T
 
+    def rows(self, items: Tensor) -> Tensor:
+        return self.table[items]
+
 
 class QuantisedIndex:
     """Scans int8 codes of every item and re-ranks the best by their float rows."""
@@ -89,6 +95,9 @@ class QuantisedIndex:
 
     def scores(self, states: Tensor) -> Tensor:
         return _spread(self, states, len(self.table.codes))
+
+    def rows(self, items: Tensor) -> Tensor:
+        return self.table.rows(items)
 
 
 class ApproximateIndex:
@@ -170,6 +179,9 @@ class ApproximateIndex:
 
     def scores(self, states: Tensor) -> Tensor:
         return _spread(self, states, len(self.table))
+
+    def rows(self, items: Tensor) -> Tensor:
+        return self.table[items]
 
     def _calibrate(self, states: Tensor, recall: float) -> None:
         wanted = torch.cat([(part @ self.table.T).topk(10).indices for part in states.split(64)])

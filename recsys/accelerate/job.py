@@ -92,6 +92,9 @@ def accelerate(
 ) -> Comparison:
     """Make a faster model of the artefact in `folder` and write it to `target`.
 
+    What item texts tell is folded into the item table: the result serves the items that it knows,
+    and is no model to add new items to.
+
     Both are asked the same test histories, in turns, so that what else the machine does weighs on
     both. Metrics are of what is served: after, that is the stored files in their runtime, with
     whatever its encoder and index get wrong.
@@ -110,8 +113,10 @@ def accelerate(
     split = leave_one_out(interactions)
     say = _steps(how, progress)
     say("testing the model as it is")
-    metrics_before = evaluate(loaded.model, interactions, split, part="test")
-    before = Runtime(loaded.model.encode, ExactIndex(loaded.model.output_table.detach()))
+    model = loaded.model.folded().eval()
+    metrics_before = evaluate(model, interactions, split, part="test")
+    table = ExactIndex(model.output_table.detach())
+    before = Runtime(model.encode, table, model.seen_bias.item())
 
     changed = load_model(folder)
     if how.prune:
@@ -152,12 +157,13 @@ def _prune(
 
 
 def _write(loaded: LoadedModel, how: Acceleration, target: Path) -> None:
-    save_model(target, loaded.model, loaded.recipe, loaded.items, {})
+    model = loaded.model.folded().eval()
+    save_model(target, model, loaded.recipe, loaded.items, {})
     if how.quantise:
-        weights = compressed(loaded.model)
+        weights = compressed(model)
         write_atomically(target / "weights.safetensors", lambda path: save_file(weights, path))
     if how.onnx:
-        export_encoder(loaded.model, target, int8=how.quantise == "int8")
+        export_encoder(model, target, int8=how.quantise == "int8")
     _write_json(target / SETTINGS, asdict(how))
 
 

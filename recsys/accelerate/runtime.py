@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from recsys.accelerate.export import ENCODER, INT8_ENCODER
-from recsys.accelerate.quantise import QuantisedTable, quantise_linears
+from recsys.accelerate.quantise import quantise_linears
 from recsys.artifact import load_model
 from recsys.errors import RecsysError
-from recsys.index import EXACT_BELOW, Index, QuantisedIndex, build_index
+from recsys.index import EXACT_BELOW, Index, build_index
 from recsys.model import SequentialRecommender
 
 SETTINGS = "acceleration.json"
@@ -36,21 +36,40 @@ class Runtime(nn.Module):
         Gives float[B, d] of B histories.
     index
         The items to find.
+    seen_bias
+        Added to the scores of items that a history holds.
     """
 
-    def __init__(self, encode: Callable[[Sequence[History]], Tensor], index: Index) -> None:
+    def __init__(
+        self, encode: Callable[[Sequence[History]], Tensor], index: Index, seen_bias: float
+    ) -> None:
         super().__init__()
         self.encode = encode
         self.index = index
+        self.seen_bias = seen_bias
 
     @torch.inference_mode()
     def recommend(self, histories: Sequence[History], k: int) -> tuple[Tensor, Tensor]:
         """Scores float[B, k] and items int64[B, k], the best first; seen items are not left out."""
-        return self.index.search(self.encode(histories), k)
+        states = self.encode(histories)
+        seen = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
+        had, counts = padded(seen)
+        filled = torch.arange(had.shape[1]) < counts[:, None]
+        # Seen items are ranked apart, since the index knows nothing of what is added to them.
+        values, found = self.index.search(states, k + had.shape[1])
+        again = ((found[:, :, None] == had[:, None, :]) & filled[:, None, :]).any(2)
+        of_seen = torch.bmm(self.index.rows(had), states[:, :, None])[:, :, 0] + self.seen_bias
+        every = [values.masked_fill(again, -torch.inf), of_seen.masked_fill(~filled, -torch.inf)]
+        joined = torch.cat(every, 1)
+        best = joined.topk(min(k, joined.shape[1]))
+        return best.values, torch.cat([found, had], 1).gather(1, best.indices)
 
-    def scores(self, states: Tensor) -> Tensor:
-        """float[B, items]; -inf where the index does not reach."""
-        return self.index.scores(states)
+    def scores(self, states: Tensor, histories: Sequence[History] | None = None) -> Tensor:
+        """float[B, items] as the model's; -inf where the index does not reach."""
+        scores = self.index.scores(states)
+        for row, history in enumerate(histories or ()):
+            scores[row, np.unique(np.asarray(history, dtype=np.int64))] += self.seen_bias
+        return scores
 
 
 def open_runtime(folder: Path) -> Runtime:
@@ -63,16 +82,17 @@ def open_runtime(folder: Path) -> Runtime:
     """
     loaded = load_model(folder)
     settings = _settings(folder / SETTINGS)
-    model, int8 = loaded.model, settings.get("quantise") == "int8"
+    model, int8 = loaded.model.folded(), settings.get("quantise") == "int8"
+    bias = model.seen_bias.item()
     table = model.output_table.detach()
     states = _states(model) if len(table) >= EXACT_BELOW else None
     index = build_index(table, quantised=int8, states=states)
     if settings.get("onnx"):
-        rows = index.table.rows if isinstance(index, QuantisedIndex) else table.__getitem__
-        return Runtime(OnnxEncoder(folder, rows, len(table), model.length, int8=int8), index)
+        encode = OnnxEncoder(folder, index.rows, len(table), model.length, int8=int8)
+        return Runtime(encode, index, bias)
     if int8:
         quantise_linears(model.blocks)
-    return Runtime(model.encode, index)
+    return Runtime(model.encode, index, bias)
 
 
 class OnnxEncoder:
@@ -119,9 +139,22 @@ class OnnxEncoder:
         return torch.cat(parts)
 
     def _encode(self, histories: Sequence[History]) -> Tensor:
-        items, lengths = padded(histories, self.items, self.length)
+        items, lengths = padded(self._checked(histories))
         given = {"events": self.rows(items).numpy(), "lengths": lengths.numpy()}
         return torch.from_numpy(self.session.run(["states"], given)[0])
+
+    def _checked(self, histories: Sequence[History]) -> list[np.ndarray]:
+        latest = [np.asarray(history, dtype=np.int64)[-self.length :] for history in histories]
+        for number, history in enumerate(latest):
+            if not len(history):
+                raise RecsysError(f"history {number} is empty: there is no event to encode")
+            unknown = history[(history < 0) | (history >= self.items)]
+            if len(unknown):
+                raise RecsysError(
+                    f"a history names item {int(unknown[0])}, "
+                    f"the model knows the items 0 to {self.items - 1}"
+                )
+        return latest
 
 
 def choose_providers(available: Sequence[str]) -> list[str]:
@@ -133,27 +166,11 @@ def choose_providers(available: Sequence[str]) -> list[str]:
     return [name for name in GPU_PROVIDERS if name in available] + ["CPUExecutionProvider"]
 
 
-def padded(histories: Sequence[History], items: int, length: int) -> tuple[Tensor, Tensor]:
-    """int64[B, longest] item indices, 0 where a history has ended, and int64[B] lengths.
-
-    Raises
-    ------
-    RecsysError
-        When a history is empty, or names an item outside the vocabulary.
-    """
-    latest = [np.asarray(history, dtype=np.int64)[-length:] for history in histories]
-    lengths = np.array([len(history) for history in latest], dtype=np.int64)
-    if not lengths.all():
-        empty = int(lengths.argmin())
-        raise RecsysError(f"history {empty} is empty: there is no event to encode")
-    flat = np.concatenate(latest)
-    unknown = flat[(flat < 0) | (flat >= items)]
-    if len(unknown):
-        raise RecsysError(
-            f"a history names item {int(unknown[0])}, the model knows the items 0 to {items - 1}"
-        )
-    places = np.zeros((len(latest), lengths.max()), dtype=np.int64)
-    places[np.arange(places.shape[1]) < lengths[:, None]] = flat
+def padded(histories: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """int64[B, longest] item indices, 0 where a history has ended, and int64[B] lengths."""
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    places = np.zeros((len(histories), lengths.max()), dtype=np.int64)
+    places[np.arange(places.shape[1]) < lengths[:, None]] = np.concatenate(histories)
     return torch.from_numpy(places), torch.from_numpy(lengths)
 
 
