@@ -44,9 +44,7 @@ class Index(Protocol):
         """float[..., d] of int64[...] items."""
 
 
-def build_index(
-    table: Tensor, *, quantised: bool = False, states: Tensor | None = None
-) -> Index:
+def build_index(table: Tensor, *, quantised: bool = False, states: Tensor | None = None) -> Index:
     """Exact search below `EXACT_BELOW` items, approximate search from there on.
 
     Parameters
@@ -106,8 +104,8 @@ class ApproximateIndex:
     Clusters and codes are made where errors count as they count for scores. With S the second
     moment of the states, the expected squared error of a score is ``e' S e`` for an error e of an
     item, so items are mapped by the square root of S and states by its inverse, which leaves every
-    score as it is (the loss of Guo et al., Quantization based Fast Inner Product Search,
-    2016). States vary in far fewer directions than tables do: of the axes, in the order of their
+    score as it is (the loss of Guo et al., Quantization based Fast Inner Product Search, 2016).
+    States vary in far fewer directions than tables do: of the axes, in the order of their
     variance, only those are kept that hold `KEPT` of it.
 
     A search visits the clusters in the order of the score of their centre and `SPREAD` standard
@@ -185,7 +183,7 @@ class ApproximateIndex:
 
     def _calibrate(self, states: Tensor, recall: float) -> None:
         wanted = torch.cat([(part @ self.table.T).topk(10).indices for part in states.split(64)])
-        self._index.nprobe = 4
+        self._index.nprobe = min(4, self._index.nlist)
         while self._index.nprobe < self._index.nlist:
             found = torch.cat([self.search(part, 10)[1] for part in states.split(64)])
             hit = (found[:, :, None] == wanted[:, None, :]).any(2).double().mean().item()
