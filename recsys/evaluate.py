@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -12,9 +13,63 @@ from torch import Tensor
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split
 from recsys.errors import RecsysError
+from recsys.loop import Progress
 from recsys.model import SequentialRecommender
 
 CUTOFF = 10
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How a model ranks the catalogue for each user.
+
+    Attributes
+    ----------
+    ranks
+        float64[users] place of the target from 0, infinite where it cannot be shown; ties count
+        against the model.
+    recommended
+        int64[users, k] items, the best first, -1 where fewer than k can be shown.
+    correct
+        bool[users] whether the item on top is the target.
+    confidence
+        float64[users] softmax probability of the item on top.
+    above, including
+        float64[users] joint probability of the items with higher scores than the target, and of
+        these with the target and its equals; both 1 where the target cannot be shown.
+    """
+
+    ranks: np.ndarray
+    recommended: np.ndarray
+    correct: np.ndarray
+    confidence: np.ndarray
+    above: np.ndarray
+    including: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Every evaluated user, with the items of the history left out and among all items.
+
+    Attributes
+    ----------
+    k
+        Length of the lists.
+    users, targets, events_before
+        int64[users] index of the user, index of the held-out item, and number of events before it.
+    item_events
+        int64[items] training events of each item.
+    masked, unmasked
+        What the model does without and with the items of the history.
+    """
+
+    k: int
+    users: np.ndarray
+    targets: np.ndarray
+    events_before: np.ndarray
+    item_events: np.ndarray
+    masked: Ranking
+    unmasked: Ranking
 
 
 @torch.no_grad()
@@ -67,10 +122,93 @@ def popularity(
     interactions: Interactions, split: Split, *, part: Literal["validation", "test"]
 ) -> dict[str, float]:
     """The same figures for the ranking by number of training events: the least to be beaten."""
-    counts = np.bincount(split.train.sequence, minlength=len(split.train.items))
-    scores = torch.from_numpy(counts.astype(np.float32))
+    scores = torch.from_numpy(_events(split).astype(np.float32))
     return _evaluate(
         lambda histories: scores.expand(len(histories), -1), interactions, split, part, batch=512
+    )
+
+
+@torch.no_grad()
+def rank(
+    model: SequentialRecommender,
+    interactions: Interactions,
+    split: Split,
+    *,
+    part: Literal["validation", "test"],
+    k: int = CUTOFF,
+    batch: int = 512,
+    progress: Progress | None = None,
+) -> Rankings:
+    """Rank all items for each user as `evaluate` does, and keep what the whole report needs.
+
+    Raises
+    ------
+    RecsysError
+        When no user has a held-out event, or the model's scores are not finite.
+    """
+    training = model.training
+    model.eval()
+    rankings: list[tuple[Ranking, Ranking]] = []
+    users, targets, events_before = [], [], []
+    count = np.count_nonzero(_targets(split, part) >= 0)
+    for chosen, wanted, histories in _batches(interactions, split, part, batch):
+        scores = model.scores(model.encode(histories), histories)
+        if not scores.isfinite().all():
+            raise RecsysError(
+                "the model's scores are not finite, so it ranks nothing: it has diverged; "
+                "train it again with a lower learning rate"
+            )
+        unmasked = _ranking(scores, wanted, k)
+        scores[_seen(histories)] = -torch.inf
+        rankings.append((_ranking(scores, wanted, k), unmasked))
+        users.append(chosen)
+        targets.append(wanted.numpy())
+        events_before += map(len, histories)
+        if progress:
+            progress(len(events_before), count, f"{len(events_before)} of {count} users ranked")
+    model.train(training)
+    masked, unmasked = (_joined(parts) for parts in zip(*rankings, strict=True))
+    return Rankings(
+        k=k,
+        users=np.concatenate(users),
+        targets=np.concatenate(targets),
+        events_before=np.array(events_before),
+        item_events=_events(split),
+        masked=masked,
+        unmasked=unmasked,
+    )
+
+
+def _joined(parts: Sequence[Ranking]) -> Ranking:
+    return Ranking(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(Ranking)
+        }
+    )
+
+
+def _ranking(scores: Tensor, targets: Tensor, k: int) -> Ranking:
+    """Of scores float[B, items], minus infinity at items that must not be shown."""
+    at_target = scores.gather(1, targets[:, None])
+    missed = at_target[:, 0].isneginf()
+    lower = scores < at_target
+    ranks = (scores.shape[1] - 1 - lower.sum(1)).double().masked_fill_(missed, torch.inf)
+    best, recommended = scores.topk(min(k, scores.shape[1]))
+    recommended.masked_fill_(best.isneginf(), -1)
+    # Nothing can be shown to a user who had everything; the softmax is then no number.
+    probability = scores.softmax(1).nan_to_num_(0.0)
+    confidence = probability.amax(1).double()
+    including = probability.masked_fill(lower, 0.0).sum(1).double().masked_fill_(missed, 1.0)
+    above = probability.masked_fill_(scores <= at_target, 0.0).sum(1).double()
+    above.masked_fill_(missed, 1.0)
+    return Ranking(
+        ranks=ranks.numpy(),
+        recommended=recommended.numpy(),
+        correct=(recommended[:, 0] == targets).numpy(),
+        confidence=confidence.numpy(),
+        above=above.numpy(),
+        including=including.numpy(),
     )
 
 
@@ -81,33 +219,57 @@ def _evaluate(
     part: str,
     batch: int,
 ) -> dict[str, float]:
-    targets = split.validation_target if part == "validation" else split.test_target
+    ranks = [
+        _ranks(score(histories), targets, histories)
+        for _, targets, histories in _batches(interactions, split, part, batch)
+    ]
+    masked, unmasked = (torch.cat(part) for part in zip(*ranks, strict=True))
+    return _metrics(masked, unmasked)
+
+
+def _targets(split: Split, part: str) -> np.ndarray:
+    return split.validation_target if part == "validation" else split.test_target
+
+
+def _batches(
+    interactions: Interactions, split: Split, part: str, batch: int
+) -> Iterator[tuple[np.ndarray, Tensor, list[np.ndarray]]]:
+    """User indices, targets int64[B] and the events before them of all users with a target."""
+    targets = _targets(split, part)
     held_out = 2 if part == "validation" else 1
     users = np.flatnonzero(targets >= 0)
     if not len(users):
         raise RecsysError("no user has three events or more, so there is nothing to evaluate")
-    ranks = []
     for start in range(0, len(users), batch):
         chosen = users[start : start + batch]
         histories = [interactions.of(user)[:-held_out] for user in chosen]
-        ranks.append(_ranks(score(histories), torch.from_numpy(targets[chosen]).long(), histories))
-    masked, unmasked = (torch.cat(part) for part in zip(*ranks, strict=True))
-    return _metrics(masked, unmasked)
+        yield chosen, torch.from_numpy(targets[chosen]).long(), histories
+
+
+def _seen(histories: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Row and column int64[pairs] of the items that each history holds, each once."""
+    seen = [np.unique(history).astype(np.int64) for history in histories]
+    rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+    return torch.from_numpy(rows), torch.from_numpy(np.concatenate(seen))
 
 
 def _ranks(scores: Tensor, targets: Tensor, histories: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Ranks from 0, int64[B] each: with the history's items left out, and among all items."""
     at_target = scores.gather(1, targets[:, None])
-    unmasked = (scores >= at_target).sum(1) - 1
+    # What is not below stands above: so scores that are no numbers count against the model too.
+    unmasked = scores.shape[1] - 1 - (scores < at_target).sum(1)
     # Few items are seen: counting those that stand above is cheaper than masking the scores.
-    seen = [np.unique(history).astype(np.int64) for history in histories]
-    rows = torch.from_numpy(np.repeat(np.arange(len(seen)), [len(items) for items in seen]))
-    columns = torch.from_numpy(np.concatenate(seen))
-    above = (scores[rows, columns] >= at_target[rows, 0]).to(torch.int64)
+    rows, columns = _seen(histories)
+    above = (~(scores[rows, columns] < at_target[rows, 0])).to(torch.int64)
     masked = unmasked - torch.zeros_like(unmasked).index_add_(0, rows, above)
     repeated = rows[columns == targets[rows]]
     masked[repeated] = scores.shape[1]
     return masked, unmasked
+
+
+def _events(split: Split) -> np.ndarray:
+    """int64[items] training events of each item."""
+    return np.bincount(split.train.sequence, minlength=len(split.train.items))
 
 
 def _metrics(masked: Tensor, unmasked: Tensor) -> dict[str, float]:

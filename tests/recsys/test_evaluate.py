@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.interactions import Interactions
 from recsys.data.split import leave_one_out
 from recsys.errors import RecsysError
-from recsys.evaluate import evaluate, popularity
+from recsys.evaluate import evaluate, popularity, rank
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 
@@ -83,3 +83,76 @@ def test_nobody_to_evaluate_is_said() -> None:
     interactions = interactions_of([[1, 2], [3]])
     with pytest.raises(RecsysError, match="no user has three events"):
         popularity(interactions, leave_one_out(interactions), part="test")
+
+
+def test_a_model_that_has_diverged_hits_nothing_and_has_no_report(shop: Interactions) -> None:
+    model = SequentialRecommender(len(shop.items), Recipe(dimension=8, blocks=1, heads=1))
+    with torch.no_grad():
+        model.item_embedding.weight.fill_(torch.nan)
+    split = leave_one_out(shop)
+    assert evaluate(model, shop, split, part="test")["NDCG@10 unmasked"] == 0.0
+    with pytest.raises(RecsysError, match="scores are not finite.*lower learning rate"):
+        rank(model, shop, split, part="test")
+
+
+@settings(max_examples=50)
+@given(HISTORIES, st.sampled_from(["validation", "test"]), st.integers(1, 30))
+def test_rankings_are_those_of_sorting_the_catalogue(
+    histories: list[list[int]], part: str, k: int
+) -> None:
+    torch.manual_seed(0)
+    model = SequentialRecommender(ITEMS, Recipe(dimension=8, blocks=1, heads=1)).eval()
+    interactions = interactions_of(histories)
+    split = leave_one_out(interactions)
+    with torch.no_grad():
+        model._seen_bias.fill_(0.3)
+    rankings = rank(model, interactions, split, part=part, k=k, batch=3)
+
+    assert rankings.item_events.tolist() == [
+        sum(row[: -2 if len(row) >= 3 else None].count(item) for row in histories)
+        for item in range(ITEMS)
+    ]
+    evaluated = [user for user, history in enumerate(histories) if len(history) >= 3]
+    assert rankings.users.tolist() == evaluated
+    for row, user in enumerate(evaluated):
+        cut = len(histories[user]) - (2 if part == "validation" else 1)
+        before, target = histories[user][:cut], histories[user][cut]
+        assert rankings.targets[row] == target and rankings.events_before[row] == cut
+        scores = model.scores(model.encode([before]), [before])[0].tolist()
+        for ranking, hidden in ((rankings.masked, set(before)), (rankings.unmasked, set())):
+            order = sorted(set(range(ITEMS)) - hidden, key=lambda item: -scores[item])
+            weights = {item: math.exp(scores[item]) for item in order}
+            total = sum(weights.values())
+            padded = (order + [-1] * ITEMS)[: min(k, ITEMS)]
+            assert ranking.recommended[row].tolist() == padded
+            assert ranking.confidence[row] == pytest.approx(weights[order[0]] / total, rel=1e-4)
+            assert ranking.correct[row] == (order[0] == target)
+            if target in hidden:
+                assert ranking.ranks[row] == math.inf
+                assert ranking.above[row] == ranking.including[row] == 1.0
+            else:
+                place = order.index(target)
+                assert ranking.ranks[row] == place
+                above = sum(weights[item] for item in order[:place]) / total
+                assert ranking.above[row] == pytest.approx(above, abs=1e-5)
+                including = above + weights[target] / total
+                assert ranking.including[row] == pytest.approx(including, abs=1e-5)
+
+
+def test_equal_scores_count_against_the_model_and_for_its_calibration(shop: Interactions) -> None:
+    model = SequentialRecommender(len(shop.items), Recipe(dimension=8, blocks=1, heads=1))
+    with torch.no_grad():
+        model.item_embedding.weight.fill_(0.0)
+    ranking = rank(model, shop, leave_one_out(shop), part="test").unmasked
+    assert (ranking.ranks == len(shop.items) - 1).all()
+    # Every item takes up the whole range: the uniform claim that it makes is not wrong anywhere.
+    assert not ranking.above.any() and ranking.including == pytest.approx(1.0)
+
+
+def test_somebody_who_had_everything_is_shown_nothing() -> None:
+    interactions = interactions_of([[*range(ITEMS), 3]])
+    model = SequentialRecommender(ITEMS, Recipe(dimension=8, blocks=1, heads=1, length=4))
+    masked = rank(model, interactions, leave_one_out(interactions), part="test").masked
+    assert (masked.recommended == -1).all()
+    assert masked.ranks.tolist() == [math.inf] and masked.confidence.tolist() == [0.0]
+    assert masked.above.tolist() == masked.including.tolist() == [1.0]

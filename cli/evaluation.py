@@ -1,0 +1,123 @@
+"""Evaluating and comparing stored models on the test split of their data."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.application import Progress
+from cli.environment import Environment
+from cli.errors import CommandError
+from cli.learning import environment_store, lineage_of, load_data
+
+if TYPE_CHECKING:
+    from model_store.store import Store
+    from recsys.artifact import LoadedModel
+    from recsys.data.interactions import Interactions
+    from recsys.evaluate import Rankings
+    from recsys.report import Comparison, Report
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Report on one model; `as_trained` is False where the data differ from the model's own."""
+
+    model: str
+    data: str
+    as_trained: bool
+    report: Report
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Comparison of two models; `as_trained` as in `Evaluated`."""
+
+    first: str
+    second: str
+    data: str
+    as_trained: bool
+    comparison: Comparison
+
+
+def evaluate(
+    environment: Environment, reference: str, data: str | None, k: int, progress: Progress
+) -> Evaluated:
+    """Report on a stored model.
+
+    Parameters
+    ----------
+    data
+        `synthetic` or a path; None for the data that the model was trained on.
+
+    Raises
+    ------
+    RecsysError
+        The data hold items that the model was not made for, or nobody to evaluate.
+    """
+    from recsys.report import report
+
+    store = environment_store(environment)
+    digest = store.resolve(reference)
+    source = lineage_of(store, digest, "data")
+    address = data or source["address"]
+    interactions = load_data(environment, address)
+    rankings = _rank(_load(store, digest), interactions, k, progress)
+    as_trained = interactions.fingerprint() == source["fingerprint"]
+    return Evaluated(digest, address, as_trained, report(rankings))
+
+
+def compare(
+    environment: Environment, first: str, second: str, k: int, progress: Progress
+) -> Compared:
+    """Compare two stored models on the data that both were trained on.
+
+    Raises
+    ------
+    CommandError
+        The models have different vocabularies or data: exit code 2.
+    """
+    from recsys.report import compare as compare_rankings
+
+    store = environment_store(environment)
+    digests = [store.resolve(reference) for reference in (first, second)]
+    models = [_load(store, digest) for digest in digests]
+    if models[0].items != models[1].items:
+        raise _unlike(digests, "item vocabularies")
+    sources = [lineage_of(store, digest, "data") for digest in digests]
+    if sources[0]["fingerprint"] != sources[1]["fingerprint"]:
+        raise _unlike(digests, f"data ({sources[0]['address']} and {sources[1]['address']})")
+    interactions = load_data(environment, sources[0]["address"])
+    rankings = [_rank(model, interactions, k, progress) for model in models]
+    return Compared(
+        *digests,
+        sources[0]["address"],
+        interactions.fingerprint() == sources[0]["fingerprint"],
+        compare_rankings(*rankings),
+    )
+
+
+def _load(store: Store, digest: str) -> LoadedModel:
+    from recsys.artifact import load_model
+
+    with tempfile.TemporaryDirectory(prefix="hybrid-evaluate-") as scratch:
+        return load_model(store.get(digest, Path(scratch) / "model"))
+
+
+def _rank(loaded: LoadedModel, interactions: Interactions, k: int, progress: Progress) -> Rankings:
+    from recsys.data.split import leave_one_out
+    from recsys.data.vocabulary import with_vocabulary
+    from recsys.evaluate import rank
+
+    known = with_vocabulary(interactions, loaded.items)
+    return rank(loaded.model, known, leave_one_out(known), part="test", k=k, progress=progress)
+
+
+def _unlike(digests: list[str], what: str) -> CommandError:
+    first, second = (digest.removeprefix("sha256:")[:12] for digest in digests)
+    return CommandError(
+        f"Models {first} and {second} were made for different {what}: only models of the same "
+        "data can be compared user by user.",
+        exit_code=2,
+    )
