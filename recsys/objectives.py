@@ -244,8 +244,8 @@ class Contrastive:
 class MaskedText:
     """Name a hidden feature of an item's text from the others (BERT's objective on bags).
 
-    The bag that is left and the item's own embedding predict the feature, against all buckets.
-    Without texts there is nothing to learn, and the loss is zero.
+    The bag that is left and the item's own embedding predict one of the hidden features, against
+    all buckets. Without texts there is nothing to learn, and the loss is zero.
     """
 
     def __init__(self, windows: Windows, recipe: Recipe) -> None:
@@ -269,12 +269,15 @@ class MaskedText:
         owner = torch.arange(len(items)).repeat_interleave(lengths)
         within = torch.arange(len(owner)) - (lengths.cumsum(0) - lengths)[owner]
         features = tower.features[starts[owner] + within].long()
-        hidden = torch.from_numpy(generator.random(len(features)) < self.share)
+        chance = torch.from_numpy(generator.random(len(features)))
+        hidden = chance < self.share
         if not hidden.any():
             return model.item_embedding.weight.sum() * 0.0, 0
+        lowest = chance.new_ones(len(items)).scatter_reduce_(0, owner, chance, "amin")
+        named = hidden & (chance == lowest[owner])
         left = torch.bincount(owner[~hidden], minlength=len(items))
         offsets = F.pad(left.cumsum(0), (1, 0))
         context = tower.embed(features[~hidden], offsets) + model.item_embedding(items)
-        states = context[owner[hidden]]
-        targets = features[hidden]
+        states = context[owner[named]]
+        targets = features[named]
         return chunked_cross_entropy(states, tower.embedding.weight, targets), len(targets)
