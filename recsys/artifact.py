@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recsys.accelerate.prune import fit_shapes
+from recsys.accelerate.quantise import decompressed
 from recsys.errors import RecsysError
 from recsys.files import write_atomically
 from recsys.model import SequentialRecommender
@@ -54,6 +56,8 @@ def save_model(
 def load_model(folder: Path | str) -> LoadedModel:
     """Read an artefact; only tensors and JSON are read, nothing is executed.
 
+    A pruned model keeps its smaller layers; int8 weights become floats, fit for more training.
+
     Raises
     ------
     RecsysError
@@ -64,7 +68,8 @@ def load_model(folder: Path | str) -> LoadedModel:
     items = _read_json(folder / "items.json", list)
     metrics = _read_json(folder / "metrics.json", dict)
     try:
-        model = model_of(load_file(folder / "weights.safetensors"), len(items), recipe)
+        weights = decompressed(load_file(folder / "weights.safetensors"))
+        model = model_of(weights, len(items), recipe)
     except FileNotFoundError:
         raise RecsysError(f"{folder} is not a model: weights.safetensors is missing") from None
     except (SafetensorError, OSError) as error:
@@ -92,6 +97,7 @@ def model_of(weights: dict[str, Tensor], items: int, recipe: Recipe) -> Sequenti
         features, offsets, embedding = (weights[name] for name in TEXT_WEIGHTS)
         texts = TextBags(features.numpy(), offsets.numpy(), len(embedding))
     model = SequentialRecommender(items, recipe, texts)
+    fit_shapes(model, weights, recipe)
     model.load_state_dict(weights)
     return model
 

@@ -254,9 +254,10 @@ class Contrastive:
 class MaskedText:
     """Name a hidden feature of an item's text from the others (BERT's objective on bags).
 
-    The bag that is left and the item's own embedding predict the feature, against all buckets.
-    Without texts there is nothing to learn, and the loss is zero. An item counts once in a batch;
-    of a batch in parts, once in each part that it is in, so the parts are nearly the whole batch.
+    The bag that is left and the item's own embedding predict one of the hidden features, against
+    all buckets. Without texts there is nothing to learn, and the loss is zero. An item counts once
+    in a batch; of a batch in parts, once in each part that it is in, so the parts are nearly the
+    whole batch.
     """
 
     def __init__(self, windows: Windows, recipe: Recipe) -> None:
@@ -282,11 +283,13 @@ class MaskedText:
         within = torch.arange(len(owner), device=model.device)
         members = starts[owner] + within - (lengths.cumsum(0) - lengths)[owner]
         features = tower.features[members].long()
-        chance = torch.from_numpy(uniform_at(members.cpu().numpy(), generator))
-        hidden = (chance < self.share).to(model.device)
+        chance = torch.from_numpy(uniform_at(members.cpu().numpy(), generator)).to(model.device)
+        hidden = chance < self.share
+        lowest = chance.new_ones(len(items)).scatter_reduce_(0, owner, chance, "amin")
+        named = hidden & (chance == lowest[owner])
         left = torch.bincount(owner[~hidden], minlength=len(items))
         offsets = F.pad(left.cumsum(0), (1, 0))
         context = tower.embed(features[~hidden], offsets) + model.item_embedding(items)
-        states = context[owner[hidden]]
-        targets = features[hidden]
+        states = context[owner[named]]
+        targets = features[named]
         return chunked_cross_entropy(states, tower.embedding.weight, targets), len(targets)

@@ -131,23 +131,30 @@ def test_views_are_told_apart_by_session(model: SequentialRecommender, windows: 
     )
 
 
-def test_masked_text_hides_what_is_to_be_named(
+def test_masked_text_names_one_hidden_feature_of_each_item_from_those_left(
     model: SequentialRecommender, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    tower, asked = model.text_tower, []
 
     def record(states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        seen.append((len(states), len(table), targets))
+        asked.append((states, table, targets))
         return states.sum()
 
+    # Each feature's vector is its own axis: a state shows what was left.
+    tower.embedding.weight = torch.nn.Parameter(torch.eye(tower.embedding.num_embeddings))
+    model.item_embedding = torch.nn.Embedding.from_pretrained(torch.zeros(61, 256))
     monkeypatch.setattr("recsys.objectives.chunked_cross_entropy", record)
     packed, places = first_batch(windows, 400)
     MaskedText(windows, RECIPE)(model, packed, places, np.random.default_rng(0))
-    rows, buckets, targets = seen[0]
-    items = packed.items.unique()
-    total = int(model.text_tower.offsets.diff()[items].sum())
-    assert rows == len(targets) == pytest.approx(0.3 * total, rel=0.25)
-    assert buckets == 256
+    states, table, targets = asked[0]
+    assert table is tower.embedding.weight
+    bags = [set(row.nonzero()[:, 0].tolist()) for row in tower()]
+    items = packed.items.unique().tolist()
+    assert 0.9 * len(items) < len(targets) <= len(items)
+    for state, target in zip(states, targets.tolist(), strict=True):
+        left = set(state.nonzero()[:, 0].tolist())
+        assert target not in left
+        assert any(left | {target} <= bags[item] for item in items)
 
 
 def test_without_texts_there_is_no_text_to_mask(windows: Windows) -> None:

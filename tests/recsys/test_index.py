@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recsys import index
+from recsys.index import ApproximateIndex, ExactIndex, Index, QuantisedIndex, build_index
+
+
+def clustered(items: int, d: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A table in groups of different norms, and states near some of its items."""
+    torch.manual_seed(seed)
+    centres = torch.randn(items // 50, d) * (0.5 + torch.rand(items // 50, 1))
+    table = centres[torch.randint(len(centres), (items,))] + 0.3 * torch.randn(items, d)
+    return table, 3 * table[::97] + 0.5 * torch.randn(len(table[::97]), d)
+
+
+def recall(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return (found[:, :, None] == wanted[:, None, :]).any(2).double().mean().item()
+
+
+@pytest.mark.parametrize("kind", [ExactIndex, QuantisedIndex, ApproximateIndex])
+def test_every_index_finds_the_best_items_with_their_exact_scores(kind: type) -> None:
+    table, states = clustered(5000)
+    wanted = (states @ table.T).topk(10)
+    scores, items = kind(table).search(states, 10)
+    assert scores.shape == items.shape == (len(states), 10) and items.dtype == torch.int64
+    assert recall(items, wanted.indices) >= 0.99
+    torch.testing.assert_close(
+        scores, (states @ table.T).gather(1, items), atol=1e-3, rtol=1e-3
+    )
+    assert (scores.diff(dim=1) <= 0).all()
+
+
+def test_states_unlike_items_find_their_items_as_well() -> None:
+    table, _ = clustered(5000)
+    narrow = torch.randn(400, 3) @ torch.randn(3, 16) + 0.1 * torch.randn(400, 16)
+    made = ApproximateIndex(table, narrow[:200])
+    wanted = (narrow[200:] @ table.T).topk(10).indices
+    assert recall(made.search(narrow[200:], 10)[1], wanted) >= 0.97
+    assert made.to_space.shape[1] <= 16
+
+
+def test_a_higher_recall_visits_more_clusters() -> None:
+    table, states = clustered(5000)
+    few, many = (ApproximateIndex(table, states, recall=wanted) for wanted in (0.5, 0.9999))
+    assert few.visited < many.visited <= 1
+
+
+@pytest.mark.parametrize("kind", [ExactIndex, QuantisedIndex, ApproximateIndex])
+def test_more_items_than_there_are_cannot_be_found(kind: type) -> None:
+    table, states = clustered(300)
+    scores, items = kind(table).search(states, 1000)
+    assert scores.shape == items.shape == (len(states), 300)
+    reached = scores[0].isfinite()
+    assert len(items[0, reached].unique()) == reached.sum() > 10
+
+
+def test_scores_hold_what_is_reached_and_minus_infinity_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index, "REACH", 20)
+    table, states = clustered(2000)
+    exact = states @ table.T
+    scores = QuantisedIndex(table).scores(states)
+    reached = scores.isfinite()
+    assert (reached.sum(1) == 20).all()
+    torch.testing.assert_close(scores[reached], exact[reached], atol=1e-3, rtol=1e-3)
+    assert ExactIndex(table).scores(states).isfinite().all()
+
+
+def test_search_is_exact_below_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, _ = clustered(1000)
+
+    def kind(**how: bool) -> type[Index]:
+        return type(build_index(table, **how))
+
+    assert index.EXACT_BELOW == 100_000
+    assert kind() is ExactIndex and kind(quantised=True) is QuantisedIndex
+    monkeypatch.setattr(index, "EXACT_BELOW", 1000)
+    assert kind() is kind(quantised=True) is ApproximateIndex
