@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.application import Progress
 from cli.environment import Environment
-from cli.learning import environment_store, lineage_of, load_data
+from cli.learning import code_version, environment_store, lineage_of, load_data
 
 if TYPE_CHECKING:
     from recsys.accelerate.job import Acceleration, Comparison
@@ -59,7 +58,7 @@ def accelerate(
             "settings": asdict(how) | {"most_loss": most_loss},
             "figures": asdict(comparison),
             "metrics": comparison.after.metrics,
-            "code": version("hybrid-recsys"),
+            "code": code_version(),
         }
         digest = store.put(target, lineage=lineage)
     store.move_channel("candidate", digest)

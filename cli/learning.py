@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.application import Progress
+from cli.application import PROJECT, Progress
 from cli.environment import Environment
 from cli.errors import CommandError
 from model_store.factory import open_store
@@ -59,6 +60,7 @@ def train(
     *,
     workers: int = 1,
     shard_items: bool = False,
+    wandb_project: str | None = None,
 ) -> Trained:
     """Pretrain, fine-tune and store a model; `candidate` then points to it.
 
@@ -72,6 +74,8 @@ def train(
         Processes that train together, each on its share of every batch.
     shard_items
         Spread the item table over them.
+    wandb_project
+        Report to Weights & Biases too.
     """
     # Torch's threads would otherwise spin while they wait for each other, and training beside the
     # environment's own servers would take ten times as long. It counts before torch is loaded.
@@ -89,7 +93,9 @@ def train(
     if workers == 1 and not shard_items:
         from recsys.training import train as train_recommender
 
-        metrics = train_recommender(interactions, recipe, folder, progress=progress).metrics
+        metrics = train_recommender(
+            interactions, recipe, folder, progress=progress, wandb_project=wandb_project
+        ).metrics
     else:
         from cli.workers import train_together
         from recsys.data.interactions import write_interactions
@@ -97,7 +103,13 @@ def train(
         data_copy = folder / "data"
         write_interactions(interactions, data_copy)
         metrics = train_together(
-            data_copy, asdict(recipe), folder, progress, workers=workers, shard_items=shard_items
+            data_copy,
+            asdict(recipe),
+            folder,
+            progress,
+            workers=workers,
+            shard_items=shard_items,
+            wandb_project=wandb_project,
         )
     lineage = {
         "made_by": "train",
@@ -105,7 +117,7 @@ def train(
         "recipe": asdict(recipe),
         "workers": workers,
         "metrics": metrics,
-        "code": version("hybrid-recsys"),
+        "code": code_version(),
     }
     digest = _store(environment, folder / "artifact", lineage)
     return Trained(digest, metrics, time.monotonic() - start, [])
@@ -163,7 +175,7 @@ def federate(
         "baseline": result.baseline,
         "rounds": result.rounds,
         "metrics": result.metrics,
-        "code": version("hybrid-recsys"),
+        "code": code_version(),
     }
     digest = _store(environment, result.artifact, lineage)
     return Trained(digest, result.metrics, time.monotonic() - start, result.rounds)
@@ -182,6 +194,38 @@ def hand_out(environment: Environment, interactions: Interactions, sites: list[s
 def site_of(user: str, count: int) -> int:
     """Number of the site a user belongs to; the same on every machine and in every run."""
     return int.from_bytes(sha256(user.encode()).digest()[:8]) % count
+
+
+def code_version() -> str:
+    """Version of the toolkit, with the commit where it runs from a checkout: ``0.1.0+g1a2b3c4``."""
+    released = version("hybrid-recsys")
+    command = ["git", "describe", "--always", "--dirty=.changed", "--exclude=*", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return released
+    return f"{released}+g{done.stdout.strip()}"
+
+
+def read_recipe(file: Path) -> dict[str, Any]:
+    """Fields of a recipe from a YAML or JSON file; what they may be, the recipe itself checks.
+
+    Raises
+    ------
+    CommandError
+        The file is not readable or holds no mapping: exit code 2.
+    """
+    import yaml
+
+    try:
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CommandError(f"Recipe {file} cannot be read: {error}.", exit_code=2) from None
+    if not isinstance(fields, dict):
+        raise CommandError(
+            f"Recipe {file} must hold fields and values, such as `dimension: 64`.", exit_code=2
+        )
+    return fields
 
 
 def lineage_of(store: Store, reference: str, key: str) -> Any:

@@ -22,6 +22,7 @@ def train_together(
     *,
     workers: int,
     shard_items: bool,
+    wandb_project: str | None,
 ) -> dict[str, Any]:
     """Run `recsys.job` in `workers` processes; the artefact is then in ``folder/artifact``.
 
@@ -42,6 +43,7 @@ def train_together(
         *("--nproc-per-node", str(workers), "-m", "recsys.job"),
         *("--data", str(data), "--recipe", str(folder / "recipe.json"), "--folder", str(folder)),
         *(["--shard-items"] if shard_items else []),
+        *(["--wandb", wandb_project] if wandb_project else []),
     ]
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     threads = str(max(1, (os.cpu_count() or 1) // workers))

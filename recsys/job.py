@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="checkpoints and artefact")
     parser.add_argument("--shard-items", action="store_true",
                         help="spread the item table over the processes")  # fmt: skip
+    parser.add_argument("--wandb", metavar="PROJECT", help="report to Weights & Biases as well")
     arguments = parser.parse_args()
     try:
         with joined() as workers:
@@ -54,6 +55,7 @@ def _train(arguments: argparse.Namespace, workers: Workers) -> None:
             arguments.folder,
             progress=lambda *step: _tell({"progress": step}),
             shard_items=arguments.shard_items,
+            wandb_project=arguments.wandb,
         )
     if workers.writes:
         _tell({"metrics": result.metrics, "epochs": result.epochs, "seconds": result.seconds})

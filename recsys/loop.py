@@ -20,7 +20,7 @@ from recsys.dropout import set_part, use_part_dropout
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
 from recsys.objectives import Objective
-from recsys.packing import Windows, batches, pack, part_of
+from recsys.packing import Windows, batches, events_a_step, pack, part_of
 from recsys.randomness import Stage, seed_step, seeded
 from recsys.recipe import Recipe
 from recsys.sharded import own_part, own_rows, whole_tables
@@ -87,7 +87,7 @@ def running_average(
 
 def _steps(recipe: Recipe, windows: Windows) -> int:
     """Optimizer steps in an epoch."""
-    return max(1, int(windows.lengths.sum()) // recipe.batch_tokens)
+    return max(1, int(windows.lengths.sum()) // events_a_step(windows, recipe.batch_tokens))
 
 
 def weights_of(model: SequentialRecommender) -> dict[str, Tensor]:

@@ -16,6 +16,10 @@ from torch import Tensor
 
 from recsys.data.interactions import Interactions
 
+# An epoch has so many optimizer steps or more, unless they would hold fewer events than this.
+FEWEST_STEPS = 64
+FEWEST_EVENTS = 128
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -103,10 +107,19 @@ def pack(windows: Windows, chosen: np.ndarray) -> tuple[Packed, np.ndarray]:
     return packed, places
 
 
-def batches(windows: Windows, tokens: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """All windows once, in random order, about `tokens` events at a time: what to `pack`."""
+def events_a_step(windows: Windows, most: int) -> int:
+    """Events in one optimizer step: `most`, or fewer where an epoch would have too few steps.
+
+    A small shop has a few thousand events. In batches made for millions it would be done before
+    the learning rate has risen.
+    """
+    return min(most, max(FEWEST_EVENTS, int(windows.lengths.sum()) // FEWEST_STEPS))
+
+
+def batches(windows: Windows, most: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """All windows once, in random order, about `events_a_step` at a time: what to `pack`."""
     order = generator.permutation(len(windows.lengths))
-    batch = np.cumsum(windows.lengths[order]) // tokens
+    batch = np.cumsum(windows.lengths[order]) // events_a_step(windows, most)
     split = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
     return [chosen for chosen in split if len(chosen)]
 

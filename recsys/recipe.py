@@ -47,7 +47,8 @@ class Recipe:
     calibration
         t of ``gbce``.
     batch_tokens
-        Events in one optimizer step. Batches hold whole sequences, so this is approximate.
+        Events in one optimizer step, about, since batches hold whole sequences; fewer where the
+        data are few (see `recsys.packing.events_a_step`).
     learning_rate, weight_decay
         Of AdamW; the rate rises linearly over the first `warmup_steps` steps.
     final_rate

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import Any
 
 from recsys.artifact import save_model
 from recsys.data.interactions import Interactions
@@ -26,6 +24,7 @@ from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
 from recsys.sharded import ShardedRecommender, unsharded
 from recsys.text import read_catalogue
+from recsys.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ def train(
     *,
     progress: Progress | None = None,
     shard_items: bool = False,
+    wandb_project: str | None = None,
 ) -> TrainResult:
     """Train on `interactions` and leave the artefact in ``folder/artifact``.
 
@@ -72,6 +72,8 @@ def train(
         Called with (epochs done, epochs at most, text).
     shard_items
         Spread the item table over the processes instead of keeping it whole in each.
+    wandb_project
+        See `recsys.tracking.Tracker`; TensorBoard is written in any case.
 
     Raises
     ------
@@ -98,13 +100,14 @@ def train(
     workers.agree(True)
 
     total = recipe.pretrain_epochs + recipe.epochs
-    with _tensorboard(folder / "tensorboard", workers) as log_to:
+    configuration = recipe.to_dict() | {"data": interactions.fingerprint()}
+    with _tracker(folder, workers, configuration, wandb_project) as tracker:
         pretrain(
             model,
             split.train,
             recipe,
             folder / "pretrain.pt",
-            log=log_to("pretrain"),
+            log=_log_to(tracker, "pretrain"),
             progress=_shifted(progress, 0, total),
         )
         epochs = finetune(
@@ -113,13 +116,13 @@ def train(
             split,
             recipe,
             folder / "finetune.pt",
-            log=log_to("finetune"),
+            log=_log_to(tracker, "finetune"),
             progress=_shifted(progress, recipe.pretrain_epochs, total),
         )
         metrics = evaluate(model, interactions, split, part="test")
         base = popularity(interactions, split, part="test")
         metrics |= {"popularity NDCG@10": base["NDCG@10"]}
-        log_to("test")(epochs, metrics)
+        _log_to(tracker, "test")(epochs, metrics)
     whole = unsharded(model, recipe) if shard_items else model
     artifact = folder / "artifact"
     if workers.writes:
@@ -160,23 +163,22 @@ def _claim(folder: Path, interactions: Interactions, recipe: Recipe) -> None:
         )
 
 
-@contextmanager
-def _tensorboard(folder: Path, workers: Workers) -> Iterator[Callable[[str], Log]]:
-    """Gives the log of each stage; only the process that writes has one."""
-    if not workers.writes:
-        yield lambda stage: lambda epoch, figures: None
-        return
-    with SummaryWriter(str(folder)) as writer:
+def _tracker(
+    folder: Path,
+    workers: Workers,
+    configuration: dict[str, Any],
+    wandb_project: str | None,
+) -> AbstractContextManager[Tracker | None]:
+    """The run's tracker; only the process that writes has one."""
+    return Tracker(folder, configuration, wandb_project) if workers.writes else nullcontext()
 
-        def log_to(stage: str) -> Log:
-            def log(epoch: int, figures: dict[str, float]) -> None:
-                for name, value in figures.items():
-                    writer.add_scalar(f"{stage}/{name}", value, epoch)
-                writer.flush()
 
-            return log
+def _log_to(tracker: Tracker | None, stage: str) -> Log:
+    def log(epoch: int, figures: dict[str, float]) -> None:
+        if tracker is not None:
+            tracker.log(stage, epoch, figures)
 
-        yield log_to
+    return log
 
 
 def _shifted(progress: Progress | None, done_before: int, total: int) -> Progress | None:

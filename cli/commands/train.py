@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cli.application import Application
@@ -12,6 +14,8 @@ from cli.options import environment_option, json_option
 @environment_option
 @click.option("--data", default="synthetic", show_default=True,
               help="Generated shop, or a folder or file of interactions (also s3://, gs://).")
+@click.option("--recipe", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="YAML file with fields of the recipe; the options below come before it.")
 @click.option("--epochs", type=click.IntRange(1), help="Most epochs of fine-tuning.")
 @click.option("--pretrain-epochs", type=click.IntRange(0), help="Epochs of pretraining.")
 @click.option("--dimension", type=click.IntRange(1), help="Width of the model.")
@@ -25,14 +29,18 @@ from cli.options import environment_option, json_option
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
               help="Processes that train together, by torchrun; the result is the same.")
 @click.option("--shard-items", is_flag=True, help="Spread the item table over the workers.")
+@click.option("--wandb", "wandb_project", metavar="PROJECT",
+              help="Report to Weights & Biases as well; TensorBoard is written in any case.")
 @json_option
 @click.pass_obj
 def train(
     app: Application,
     environment: str,
     data: str,
+    file: Path | None,
     workers: int,
     shard_items: bool,
+    wandb_project: str | None,
     as_json: bool,
     **recipe,
 ) -> None:
@@ -47,10 +55,17 @@ def train(
     from cli.lock import environment_lock
 
     target = app.environment(environment)
-    changes = {name: value for name, value in recipe.items() if value is not None}
+    changes = learning.read_recipe(file) if file else {}
+    changes |= {name: value for name, value in recipe.items() if value is not None}
     with environment_lock(target.folder, "hybrid train"), app.progress("train") as progress:
         trained = learning.train(
-            target, data, changes, progress, workers=workers, shard_items=shard_items
+            target,
+            data,
+            changes,
+            progress,
+            workers=workers,
+            shard_items=shard_items,
+            wandb_project=wandb_project,
         )
     if as_json:
         app.show_json(asdict(trained))

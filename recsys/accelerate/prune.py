@@ -7,7 +7,6 @@ kernels are no faster for it.
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from recsys.data.split import Split
-from recsys.errors import RecsysError
 from recsys.model import Block, SequentialRecommender
 from recsys.objectives import NextItem
 from recsys.packing import batches, pack

@@ -77,3 +77,16 @@ def test_completion_is_a_script_for_the_shell(capsys):
 def test_down_of_an_environment_that_never_was_says_so(home, capsys):
     code, text, _ = ends(capsys, "down", "local")
     assert code == 0 and "Nothing to end" in text
+
+
+def test_a_recipe_file_is_checked_field_by_field(home, capsys):
+    recipe = home / "recipe.yaml"
+    recipe.write_text("dimensions: 8\n")
+    code, _, error = ends(capsys, "train", "--recipe", str(recipe))
+    assert code == 2 and "unknown key 'dimensions'" in error
+    recipe.write_text("dimension: 8\nheads: 2\n")
+    code, _, error = ends(capsys, "train", "--recipe", str(recipe), "--dimension", "7")
+    assert code == 2 and "a divisor of dimension 7" in error
+    recipe.write_text("[dimension")
+    code, _, error = ends(capsys, "train", "--recipe", str(recipe))
+    assert code == 2 and str(recipe) in error

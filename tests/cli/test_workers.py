@@ -29,6 +29,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
         def popen(command: list[str], **options):
             assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+            assert command[-2:] == ["--wandb", "shop"]
             stand_in = [sys.executable, "-c", STAND_IN, json.dumps(lines), str(code)]
             return start(stand_in, **options)
 
@@ -36,7 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         told: list[tuple] = []
         metrics = workers.train_together(
             tmp_path, {"seed": 1}, tmp_path, lambda *step: told.append(step),
-            workers=2, shard_items=False,
+            workers=2, shard_items=False, wandb_project="shop",
         )  # fmt: skip
         return metrics, told
 

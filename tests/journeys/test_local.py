@@ -11,7 +11,9 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 PROJECT = Path(__file__).resolve().parents[2]
 SMALL = ["--epochs", "2", "--pretrain-epochs", "1", "--dimension", "16"]
@@ -217,6 +219,17 @@ def test_a_new_torchserve_serves_production_after_up(user):
         process.wait(timeout=10)
     user.runs("up")
     assert user.asks("status")["serving"] == serving
+
+
+def test_the_notebook_leads_from_data_to_a_served_model(user, tmp_path, monkeypatch):
+    for name, value in user.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    notebook = nbformat.read(PROJECT / "docs" / "from-data-to-a-served-model.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    answer = shown[-1]["data"]["text/plain"]
+    assert user.asks("status")["serving"] in answer and answer.count("'item'") == 3
 
 
 def test_down_leaves_no_process_and_no_port_but_the_models(user):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,3 +81,14 @@ def test_parts_make_up_the_batch_and_are_about_equally_large(sizes: list[int], p
     assert whole.tolist() == places.tolist()
     # Neighbours in the order of lengths go to different parts, so no more than one of them is over.
     assert max(events) - min(events) <= lengths.max()
+
+
+def test_little_data_are_taken_in_smaller_steps() -> None:
+    def steps(sequences: int) -> int:
+        lengths = np.full(sequences, 10)
+        windows = Windows(np.zeros(10 * sequences, np.int32), np.cumsum(lengths) - 10, lengths)
+        return len(batches(windows, 1024, np.random.default_rng(0)))
+
+    assert steps(100_000) == pytest.approx(1_000_000 / 1024, abs=2)
+    assert steps(2_000) == pytest.approx(64, abs=2)
+    assert steps(200) == pytest.approx(2_000 / 128, abs=2)

@@ -63,7 +63,8 @@ def test_a_run_killed_between_checkpoints_ends_as_an_undisturbed_one(
 ) -> None:
     whole = train(shop, SMALL, tmp_path / "whole")
     killed = tmp_path / "killed"
-    for death in (13, 14):
+    # An epoch has 22 steps: the first death is in the second epoch, the other two epochs later.
+    for death in (30, 40):
         codes = gang.run(
             1, "train_and_die", shop_folder, SMALL.to_dict(), killed,
             after=death, save_every_step=False,
