@@ -9,7 +9,7 @@ scored with weights that it helped to choose. The towers see the catalogue and n
 
 NDCG@10 counts an unjudged item as irrelevant; "condensed" leaves such items out first. Queries
 without a relevant item cannot tell rankers apart and are left out of all rows. Intervals are 95 %
-BCa bootstrap over queries; p is a paired permutation test. Cross-validation guards the weights
+percentile bootstraps over queries; p is a paired permutation test. Cross-validation guards the weights
 only: tokeniser and fields were chosen with these same queries in sight.
 """
 
@@ -27,9 +27,10 @@ from rich.table import Table
 
 from recsys.data.catalogue import load_catalogue
 from recsys.data.queries import load_judgments
-from recsys.search.quality import compare, interval, ndcg
+from recsys.search.quality import ndcg
 from recsys.search.ranker import candidates_of, cross_validated, train_search
 from recsys.search.towers import TowerRecipe
+from recsys.significance import bootstrap_means, paired_permutation
 
 CHORUS = Path(__file__).resolve().parents[1] / "../shared/data/chorus_electronics_search"
 
@@ -92,16 +93,18 @@ def main() -> None:
     for name, parts in rows.items():
         cells = []
         for values in parts:
-            low, high = interval(values)
+            (low,), (high,) = bootstrap_means(values[:, None], seed=0)
             cells += [f"{values.mean():.4f}", f"{low:.4f} to {high:.4f}"]
         table.add_row(name, *cells)
     console.print(table)
     for other in ("bm25s, its defaults", "BM25", "BM25 and towers by rank"):
         for part, name in enumerate(("NDCG@10", "condensed")):
-            c = compare(rows["hybrid"][part], rows[other][part])
+            differences = (rows["hybrid"][part] - rows[other][part])[:, None]
+            (low,), (high,) = bootstrap_means(differences, seed=0)
+            (p,) = paired_permutation(differences, seed=0)
             console.print(
-                f"hybrid - {other}: {c.mean:+.4f} {name} ({c.low:+.4f} to {c.high:+.4f}, "
-                f"p = {c.p:.4f})",
+                f"hybrid - {other}: {differences.mean():+.4f} {name} ({low:+.4f} to {high:+.4f}, "
+                f"p = {p:.4f})",
                 soft_wrap=True,
             )
     chosen = {tuple(f"{share:.2f}" for share in w) for w in weights.values()}

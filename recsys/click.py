@@ -275,7 +275,6 @@ def load_click(folder: Path | str) -> ClickModel:
     return model.eval()
 
 
-
 def _require_column(impressions: pl.DataFrame, name: str) -> None:
     if name not in impressions.columns:
         raise RecsysError(

@@ -1,12 +1,10 @@
-"""How good a ranking is by graded judgments, and how sure that is."""
+"""How good a ranking is by graded judgments."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 
 CUTOFF = 10
 
@@ -33,41 +31,3 @@ def ndcg(ranked: Sequence[int], grades: Mapping[int, float], *, condensed: bool 
 def _dcg(grades: Sequence[float]) -> float:
     top = np.asarray(grades[:CUTOFF], dtype=float)
     return float(((2**top - 1) / np.log2(np.arange(len(top)) + 2)).sum())
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two rankers on the same queries.
-
-    Attributes
-    ----------
-    mean, low, high
-        Mean difference and its 95 % bootstrap interval (BCa) over queries.
-    p
-        Two-sided sign-flip permutation test of no difference.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval (BCa) of the mean over queries; a point where all are equal."""
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    bounds = scipy.stats.bootstrap(
-        (values,), np.mean, rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(bounds.low), float(bounds.high)
-
-
-def compare(ours: np.ndarray, theirs: np.ndarray, *, seed: int = 0) -> Comparison:
-    """Paired by query: `ours` minus `theirs`."""
-    difference = ours - theirs
-    low, high = interval(difference, seed=seed)
-    test = scipy.stats.permutation_test(
-        (difference,), np.mean, permutation_type="samples", rng=np.random.default_rng(seed)
-    )
-    return Comparison(float(difference.mean()), low, high, float(test.pvalue))
