@@ -21,7 +21,7 @@ MARGIN, MOST_MARGIN = 100, 1600
 KEPT = 0.995
 # States that an approximate index is made for and measured with, and items that a cluster is
 # learnt from.
-SAMPLE, POINTS = 1000, 40
+SAMPLE, POINTS = 2000, 40
 # Standard deviations above its centre at which a cluster is taken to hold its best items.
 SPREAD = 3.0
 # How many of the best items `scores` tells apart where an index does not see all.
@@ -173,7 +173,8 @@ class ApproximateIndex:
         self._index.parallel_mode = int(len(states) == 1)
         mapped = states @ self.to_space
         mapped = torch.cat([mapped, mapped.norm(dim=1, keepdim=True)], 1)
-        found = torch.from_numpy(self._index.search(mapped.numpy(), min(items, k + self._margin))[1])
+        candidates = min(items, k + self._margin)
+        found = torch.from_numpy(self._index.search(mapped.numpy(), candidates)[1])
         exact = torch.bmm(self.table[found.clamp_min(0)], states[:, :, None])[:, :, 0]
         best = exact.masked_fill_(found < 0, -torch.inf).topk(min(k, items))
         return best.values, found.gather(1, best.indices).clamp_min_(0)
@@ -198,7 +199,7 @@ class ApproximateIndex:
         share = found(settings)
         while share < recall:
             clusters, margin = settings
-            further = [(min(most, round(1.4 * clusters)), margin), (clusters, 2 * margin)]
+            further = [(min(most, round(1.4 * clusters)), margin), (clusters, round(1.4 * margin))]
             further = [s for s in further if s != settings and s[1] <= MOST_MARGIN]
             if not further:
                 break
