@@ -1,12 +1,12 @@
 """Top-10 of a million items, and what pruning, int8 and ONNX bring to a trained model.
 
-    python -m benchmarks.acceleration [--data FOLDER] [--model ARTEFACT] [--items 1000000]
+    python -m benchmarks.acceleration [--data FOLDER] [--model ARTEFACT] [--only PART …]
 
 Without `--model` one is trained on the data first. The million items come in three kinds, because
 what a search costs hangs on how items lie:
 
 - variants: every item is a trained row and a small deviation, as sizes and colours of one product;
-- same density: trained rows mixed with their neighbours' differences (manifold Parzen windows,
+- same-density: trained rows mixed with their neighbours' differences (manifold Parzen windows,
   Vincent and Bengio, 2002): no item is closer to others than trained ones are, the hard case;
 - gaussian: independent noise, in which there is nothing to find; no trained table is like it.
 
@@ -86,15 +86,20 @@ def milliseconds(search: Callable[[Tensor], object], states: Tensor) -> np.ndarr
     return np.percentile(times[len(times) // 10 :], [50, 99])
 
 
-def search_table(trained_table: Tensor, user_states: Tensor, items: int, threads: int) -> Table:
-    """Measure both searches on every kind of catalogue."""
+KINDS = {"variants": variants, "same-density": same_density, "gaussian": gaussian}
+
+
+def search_table(
+    kinds: list[str], trained_table: Tensor, user_states: Tensor, items: int, threads: int
+) -> Table:
+    """Measure both searches on each kind of catalogue."""
     title = f"top 10 of {items:,} × {trained_table.shape[1]}, {threads} threads, single states"
     columns = ("items", "recall", "p50 (ms)", "p99 (ms)", "exact p50 (ms)", "visited", "build (s)")
     report = Table(*columns, title=title)
-    for kind in (variants, same_density, gaussian):
+    for kind in kinds:
         torch.manual_seed(0)
-        table = kind(trained_table, items)
-        states = user_states if kind is not gaussian else torch.randn_like(user_states)
+        table = KINDS[kind](trained_table, items)
+        states = user_states if kind != "gaussian" else torch.randn_like(user_states)
         states = states[torch.randperm(len(states))]
         queries, sample = states[:QUERIES], states[QUERIES:]
         start = time.perf_counter()
@@ -108,7 +113,7 @@ def search_table(trained_table: Tensor, user_states: Tensor, items: int, threads
         p50, p99 = milliseconds(lambda state, index=index: index.search(state, 10), queries)
         slow, _ = milliseconds(lambda q, exact=exact: exact.search(q.numpy(), 10), queries[:30])
         report.add_row(
-            kind.__name__.replace("_", " "),
+            kind,
             f"{recall:.4f}",
             f"{p50:.3f}",
             f"{p99:.3f}",
@@ -144,7 +149,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of training, without --model")
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=("search", "model"))
+    parts = [*KINDS, "model"]
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART",
+                        help=f"any of {', '.join(parts)}")  # fmt: skip
     options = parser.parse_args()
     if not options.data.exists():
         sys.exit(f"no data at {options.data}: give a folder with --data")
@@ -154,14 +161,15 @@ def main() -> None:
     interactions = load_interactions(options.data)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.model or trained(interactions, options.epochs, Path(scratch) / "model")
-        if options.only != "model":
+        kinds = [kind for kind in KINDS if kind in options.only]
+        if kinds:
             model = load_model(folder).model.folded()
             users = range(0, len(interactions.users), max(1, len(interactions.users) // 4000))
             with torch.no_grad():
                 states = model.encode([interactions.of(user)[:-1] for user in users])
                 table = model.output_table.detach().contiguous()
-            console.print(search_table(table, states, options.items, options.threads))
-        if options.only != "search":
+            console.print(search_table(kinds, table, states, options.items, options.threads))
+        if "model" in options.only:
             console.print(model_table(folder, interactions))
 
 

@@ -14,13 +14,14 @@ from recsys.accelerate.quantise import QuantisedTable, int8_product
 
 # Up to here the exact product takes about a millisecond, which no approximation is worth.
 EXACT_BELOW = 100_000
-# What a scan of codes brings to the exact ranking beyond the items wanted.
-MARGIN = 100
+# What a scan of codes brings to the exact ranking beyond the items wanted, and how far calibration
+# may raise it where many items are nearly the same.
+MARGIN, MOST_MARGIN = 100, 1600
 # Of the variance of scores, kept in an approximate index's codes.
 KEPT = 0.995
 # States that an approximate index is made for and measured with, and items that a cluster is
 # learnt from.
-SAMPLE, POINTS = 1000, 40
+SAMPLE, POINTS = 2000, 40
 # Standard deviations above its centre at which a cluster is taken to hold its best items.
 SPREAD = 3.0
 # How many of the best items `scores` tells apart where an index does not see all.
@@ -112,7 +113,8 @@ class ApproximateIndex:
     deviations of their items: the best items lie at the rims. For that, centres have one more
     coordinate, which meets the state's norm.
 
-    How many clusters are visited is measured: as many as the states given need for `recall`.
+    How many clusters are visited and how many items are re-ranked is measured: as many as the
+    states given need for `recall`.
 
     Parameters
     ----------
@@ -122,11 +124,12 @@ class ApproximateIndex:
         float[some, d] like those that will be searched for, some hundreds or more; without them,
         rows of the table.
     recall
-        Share of the exact top 10 that half of `states`, not used to build, must find.
+        Share of the exact top 10 that half of `states`, not used to build, must find; a little
+        above what is wanted, since other states find a little less.
     """
 
     def __init__(
-        self, table: Tensor, states: Tensor | None = None, *, recall: float = 0.995
+        self, table: Tensor, states: Tensor | None = None, *, recall: float = 0.997
     ) -> None:
         self.table = table.contiguous()
         if states is None:
@@ -170,7 +173,8 @@ class ApproximateIndex:
         self._index.parallel_mode = int(len(states) == 1)
         mapped = states @ self.to_space
         mapped = torch.cat([mapped, mapped.norm(dim=1, keepdim=True)], 1)
-        found = torch.from_numpy(self._index.search(mapped.numpy(), min(items, k + MARGIN))[1])
+        candidates = min(items, k + self._margin)
+        found = torch.from_numpy(self._index.search(mapped.numpy(), candidates)[1])
         exact = torch.bmm(self.table[found.clamp_min(0)], states[:, :, None])[:, :, 0]
         best = exact.masked_fill_(found < 0, -torch.inf).topk(min(k, items))
         return best.values, found.gather(1, best.indices).clamp_min_(0)
@@ -182,14 +186,25 @@ class ApproximateIndex:
         return self.table[items]
 
     def _calibrate(self, states: Tensor, recall: float) -> None:
+        """Visit more clusters or re-rank more items, whichever finds more, until it is enough."""
         wanted = torch.cat([(part @ self.table.T).topk(10).indices for part in states.split(64)])
-        self._index.nprobe = min(4, self._index.nlist)
-        while self._index.nprobe < self._index.nlist:
-            found = torch.cat([self.search(part, 10)[1] for part in states.split(64)])
-            hit = (found[:, :, None] == wanted[:, None, :]).any(2).double().mean().item()
-            if hit >= recall:
+
+        def found(settings: tuple[int, int]) -> float:
+            self._index.nprobe, self._margin = settings
+            items = torch.cat([self.search(part, 10)[1] for part in states.split(64)])
+            return (items[:, :, None] == wanted[:, None, :]).any(2).double().mean().item()
+
+        most = self._index.nlist
+        settings = min(4, most), MARGIN
+        share = found(settings)
+        while share < recall:
+            clusters, margin = settings
+            further = [(min(most, round(1.4 * clusters)), margin), (clusters, round(1.4 * margin))]
+            further = [s for s in further if s != settings and s[1] <= MOST_MARGIN]
+            if not further:
                 break
-            self._index.nprobe = min(self._index.nlist, round(1.4 * self._index.nprobe))
+            share, settings = max((found(s), s) for s in further)
+        self._index.nprobe, self._margin = settings
 
 
 def _score_space(table: Tensor, states: Tensor) -> tuple[Tensor, np.ndarray]:

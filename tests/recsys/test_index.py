@@ -79,3 +79,13 @@ def test_search_is_exact_below_the_threshold(monkeypatch: pytest.MonkeyPatch) ->
     assert kind() is ExactIndex and kind(quantised=True) is QuantisedIndex
     monkeypatch.setattr(index, "EXACT_BELOW", 1000)
     assert kind() is kind(quantised=True) is ApproximateIndex
+
+
+def test_near_duplicates_are_told_apart_by_ranking_more_of_them() -> None:
+    torch.manual_seed(0)
+    products = torch.randn(20, 16)
+    table = products.repeat_interleave(400, 0) + 1e-3 * torch.randn(8000, 16)
+    states = products[torch.randint(20, (600,))] + torch.randn(600, 16)
+    made = ApproximateIndex(table, states[:400])
+    wanted = (states[400:] @ table.T).topk(10).indices
+    assert recall(made.search(states[400:], 10)[1], wanted) >= 0.98
