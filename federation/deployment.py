@@ -199,16 +199,16 @@ def _program(name: str) -> str:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Variables for a Flower process: its own home, no calls home, and our packages in reach."""
-    project = str(Path(federation.__file__).resolve().parents[1])
-    inherited = os.environ.get("PYTHONPATH")
+    """Variables for a Flower process: its own home, no calls home, and our packages in reach.
+
+    They are the same from whatever shell they are asked for: a supervisor restarts a process whose
+    environment has changed.
+    """
     return {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         # A SuperExec starts apps by their bare program names.
-        "PATH": os.pathsep.join(
-            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-        ),
-        "PYTHONPATH": os.pathsep.join([project, inherited] if inherited else [project]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
+        "PYTHONPATH": str(Path(federation.__file__).resolve().parents[1]),
     }

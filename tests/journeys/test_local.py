@@ -16,6 +16,7 @@ import pytest
 from nbclient import NotebookClient
 
 PROJECT = Path(__file__).resolve().parents[2]
+HYBRID = Path(sys.executable).parent / "hybrid"
 SMALL = ["--epochs", "2", "--pretrain-epochs", "1", "--dimension", "16"]
 SERVERS = {
     "moto", "gcs", "kubernetes", "torchserve", "superlink", "serverapps",
@@ -68,6 +69,9 @@ def test_what_up_made_is_really_there(user):
 def test_second_up_changes_nothing_and_says_so(user):
     before = {process.pid for process in user.processes()}
     assert "Nothing to change: local is up." in user.runs("up").stdout
+    activated = user.variables | {"PATH": f"{HYBRID.parent}{os.pathsep}{os.environ['PATH']}"}
+    other_shell = subprocess.run([HYBRID, "up"], env=activated, capture_output=True, text=True)
+    assert "Nothing to change: local is up." in other_shell.stdout
     assert {process.pid for process in user.processes()} == before
 
 
@@ -154,7 +158,7 @@ def test_a_corrupt_artefact_is_refused_and_production_stays(user):
     codes = {}
     for digest in (victim["digest"], serving):
         done = subprocess.run(
-            [Path(sys.executable).parent / "hybrid", "federate", "--from", digest, "--rounds", "1"],
+            [HYBRID, "federate", "--from", digest, "--rounds", "1"],
             cwd=PROJECT, env=user.variables, capture_output=True, text=True,
         )  # fmt: skip
         codes[done.returncode] = done.stderr
@@ -194,7 +198,7 @@ def test_doctor_names_a_missing_java_and_what_mends_it(user, tmp_path):
     for program in ("sh", "env", "dirname", "basename", "uname"):
         (tmp_path / program).symlink_to(shutil.which(program))
     done = subprocess.run(
-        [Path(sys.executable).parent / "hybrid", "doctor"],
+        [HYBRID, "doctor"],
         env=user.variables | {"PATH": str(tmp_path), "JAVA_HOME": ""},
         capture_output=True, text=True,
     )  # fmt: skip
