@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.application import Progress
 from cli.environment import Environment
 from cli.errors import CommandError
-from cli.learning import environment_store, lineage_of, load_data
+from cli.learning import (
+    environment_store,
+    lineage_of,
+    load_data,
+    load_stored,
+    short_digest,
+)
 
 if TYPE_CHECKING:
-    from model_store.store import Store
     from recsys.artifact import LoadedModel
     from recsys.data.interactions import Interactions
     from recsys.evaluate import Rankings
@@ -63,7 +66,7 @@ def evaluate(
     source = lineage_of(store, digest, "data")
     address = data or source["address"]
     interactions = load_data(environment, address)
-    rankings = _rank(_load(store, digest), interactions, k, progress)
+    rankings = _rank(load_stored(store, digest), interactions, k, progress)
     as_trained = interactions.fingerprint() == source["fingerprint"]
     return Evaluated(digest, address, as_trained, report(rankings))
 
@@ -82,7 +85,7 @@ def compare(
 
     store = environment_store(environment)
     digests = [store.resolve(reference) for reference in (first, second)]
-    models = [_load(store, digest) for digest in digests]
+    models = [load_stored(store, digest) for digest in digests]
     if models[0].items != models[1].items:
         raise _unlike(digests, "item vocabularies")
     sources = [lineage_of(store, digest, "data") for digest in digests]
@@ -98,13 +101,6 @@ def compare(
     )
 
 
-def _load(store: Store, digest: str) -> LoadedModel:
-    from recsys.artifact import load_model
-
-    with tempfile.TemporaryDirectory(prefix="hybrid-evaluate-") as scratch:
-        return load_model(store.get(digest, Path(scratch) / "model"))
-
-
 def _rank(loaded: LoadedModel, interactions: Interactions, k: int, progress: Progress) -> Rankings:
     from recsys.data.split import leave_one_out
     from recsys.data.vocabulary import with_vocabulary
@@ -115,7 +111,7 @@ def _rank(loaded: LoadedModel, interactions: Interactions, k: int, progress: Pro
 
 
 def _unlike(digests: list[str], what: str) -> CommandError:
-    first, second = (digest.removeprefix("sha256:")[:12] for digest in digests)
+    first, second = map(short_digest, digests)
     return CommandError(
         f"Models {first} and {second} were made for different {what}: only models of the same "
         "data can be compared user by user.",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cli.environment import Environment
-from cli.learning import environment_store, lineage_of, load_data
+from cli.learning import environment_store, lineage_of, load_data, load_stored
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,13 @@ def explain_item(
     StoreError
         There is no such model.
     """
-    from recsys.artifact import load_model
     from recsys.errors import RecsysError
     from recsys.explain import explain
 
     store = environment_store(environment)
     digest = store.resolve(reference)
     interactions = load_data(environment, lineage_of(store, digest, "data")["address"])
-    with tempfile.TemporaryDirectory(prefix="hybrid-explain-") as scratch:
-        loaded = load_model(store.get(digest, Path(scratch) / "model"))
+    loaded = load_stored(store, digest)
     index = {name: number for number, name in enumerate(loaded.items)}
     if item not in index:
         raise RecsysError(

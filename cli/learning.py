@@ -19,6 +19,7 @@ from model_store.factory import open_store
 
 if TYPE_CHECKING:
     from model_store.store import Store
+    from recsys.artifact import LoadedModel
     from recsys.data.interactions import Interactions
 
 SYNTHETIC = "synthetic"
@@ -196,6 +197,14 @@ def site_of(user: str, count: int) -> int:
     return int.from_bytes(sha256(user.encode()).digest()[:8]) % count
 
 
+def load_stored(store: Store, digest: str) -> LoadedModel:
+    """A stored model, fetched and checked, in evaluation mode."""
+    from recsys.artifact import load_model
+
+    with tempfile.TemporaryDirectory(prefix="hybrid-model-") as scratch:
+        return load_model(store.get(digest, Path(scratch) / "model"))
+
+
 def code_version() -> str:
     """Version of the toolkit, with the commit where it runs from a checkout: ``0.1.0+g1a2b3c4``."""
     released = version("hybrid-recsys")
@@ -239,7 +248,7 @@ def lineage_of(store: Store, reference: str, key: str) -> Any:
     lineage = store.manifest(reference).lineage
     if key not in lineage:
         raise CommandError(
-            f"Model {_short(store.resolve(reference))} has no {key!r} in its lineage: "
+            f"Model {short_digest(store.resolve(reference))} has no {key!r} in its lineage: "
             "store it with hybrid train or hybrid federate."
         )
     return lineage[key]
@@ -262,5 +271,6 @@ def _store(environment: Environment, artifact: Path, lineage: dict[str, Any]) ->
     return digest
 
 
-def _short(digest: str) -> str:
+def short_digest(digest: str) -> str:
+    """The first digits, which name a model among those of one store."""
     return digest.removeprefix("sha256:")[:12]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cli import learning, production, provision
-from cli.application import Progress
 from cli.environment import Environment
 from cli.files import write_text
 from cli.learning import Trained, environment_store

@@ -16,7 +16,7 @@ def models(app: Application, environment: str, as_json: bool) -> None:
     """List the stored models, the newest first, with their channels."""
     from dataclasses import asdict
 
-    from cli.learning import environment_store
+    from cli.learning import environment_store, short_digest
 
     records = environment_store(app.environment(environment)).list()
     if as_json:
@@ -26,7 +26,7 @@ def models(app: Application, environment: str, as_json: bool) -> None:
         ["model", "made by", "channels", "NDCG@10", "MB", "created"],
         [
             [
-                record.digest.removeprefix("sha256:")[:12],
+                short_digest(record.digest),
                 record.lineage.get("made_by", ""),
                 ", ".join(record.channels),
                 f"{record.lineage.get('metrics', {}).get('NDCG@10', float('nan')):.4f}",

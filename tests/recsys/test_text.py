@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from recsys.text import TextTower, hash_texts, read_catalogue

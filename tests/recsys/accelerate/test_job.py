@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from recsys import index
 from recsys.accelerate.job import Acceleration, accelerate
