@@ -9,6 +9,7 @@ demo: $(STAMP)
 	$(BIN)/hybrid run local
 
 test: $(STAMP)
+	tools/test-tools.sh
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP)

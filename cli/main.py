@@ -25,6 +25,7 @@ COMMANDS = {
     "run": "up, train, federate, deploy and recommend in one go.",
     "status": "Show layers, servers and the model in production.",
     "preview": "Show what up would change.",
+    "link": "Plan, watch and re-key the link between sites and cloud.",
     "models": "List the stored models.",
     "logs": "Show what a local server printed.",
     "doctor": "Tell what is missing and how to mend it.",

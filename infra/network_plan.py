@@ -5,7 +5,7 @@ Pure: no Pulumi, no cloud. A network is an :class:`ipaddress.IPv4Network`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from itertools import combinations
@@ -13,6 +13,12 @@ from itertools import combinations
 # k3s's own defaults; a site or VPC inside them would be unreachable from pods.
 PODS = IPv4Network("10.42.0.0/16")
 SERVICES = IPv4Network("10.43.0.0/16")
+
+# Tunnels have their inside addresses here, and AWS its own services.
+LINK_LOCAL = IPv4Network("169.254.0.0/16")
+
+# What anybody may use within (RFC 1918), in the order in which it is suggested.
+PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 
 # What AWS accepts for a VPC and for a subnet.
 LARGEST_VPC, SMALLEST_SUBNET = 16, 28
@@ -64,6 +70,30 @@ def require_disjoint(networks: Mapping[str, IPv4Network]) -> None:
         raise NetworkPlanError(
             f"{one} {networks[one]} overlaps {other} {networks[other]}: give them separate ranges"
         )
+
+
+def free_networks(taken: Iterable[IPv4Network], prefix: int) -> Iterator[IPv4Network]:
+    """Private networks of a size that overlap none of those taken, nor k3s's, lowest first.
+
+    Parameters
+    ----------
+    taken
+        Networks in use.
+    prefix
+        Length of the prefix of the networks wanted.
+    """
+    taken = [*taken, PODS, SERVICES]
+    for space in PRIVATE:
+        if prefix < space.prefixlen:
+            continue
+        first, size = int(space.network_address), 2 ** (32 - prefix)
+        while first <= int(space.broadcast_address):
+            candidate = IPv4Network((first, prefix))
+            blockers = [int(net.broadcast_address) for net in taken if net.overlaps(candidate)]
+            if not blockers:
+                yield candidate
+            # The next multiple of the size after everything that is in the way here.
+            first = max([first, *blockers]) // size * size + size
 
 
 def plan_subnets(vpc: IPv4Network, zones: Iterable[str]) -> list[Subnet]:

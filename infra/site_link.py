@@ -9,11 +9,7 @@ from typing import Any
 import pulumi
 from pulumi_aws import ec2
 
-# Nothing weaker is offered, so that no negotiation can end below it. Groups 20 and 21 are the
-# NIST curves of 384 and 521 bits (RFC 5903); GCM authenticates by itself, the hash is IKE's PRF.
-ENCRYPTION = ["AES256-GCM-16"]
-INTEGRITY = ["SHA2-384", "SHA2-512"]
-GROUPS = [20, 21]
+from infra.ipsec import ENCRYPTION, GROUPS, INTEGRITY
 
 CUSTOMER_ASN = "65000"  # static routing: AWS wants a number but never speaks BGP with it
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.network_plan import (
+    LINK_LOCAL,
     PODS,
     SERVICES,
     NetworkPlanError,
@@ -246,7 +247,7 @@ class Settings(_Section):
             plan_subnets(self.network.vpc_cidr, self.zones)
         except NetworkPlanError as error:
             raise ValueError(f"network.vpc_cidr: {error}") from None
-        require_disjoint(self._networks())
+        require_disjoint(self.networks())
         if self.training and self.training.nodes > self.gpu_pool.maximum:
             raise ValueError(
                 f"training.nodes is {self.training.nodes}, but gpu_pool.maximum is "
@@ -258,10 +259,15 @@ class Settings(_Section):
             self._check_cloud()
         return self
 
-    def _networks(self) -> dict[str, IPv4Network]:
+    def networks(self) -> dict[str, IPv4Network]:
+        """Every network that takes part, by what it is called: none may overlap another."""
         sites = {f"sites.{number}.cidr": site.cidr for number, site in enumerate(self.sites)}
-        k3s = {"k3s's pod network": PODS, "k3s's service network": SERVICES}
-        return {"network.vpc_cidr": self.network.vpc_cidr} | sites | k3s
+        fixed = {
+            "k3s's pod network": PODS,
+            "k3s's service network": SERVICES,
+            "the link-local network": LINK_LOCAL,
+        }
+        return {"network.vpc_cidr": self.network.vpc_cidr} | sites | fixed
 
     def _check_local(self) -> None:
         if self.ports is None:

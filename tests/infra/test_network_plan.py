@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network
-from itertools import combinations
+from itertools import combinations, islice
 
 import pytest
 from hypothesis import assume, given
@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from infra.network_plan import (
     PODS,
     SERVICES,
+    PRIVATE,
     SMALLEST_SUBNET,
     NetworkPlanError,
+    free_networks,
     overlaps,
     plan_subnets,
     require_disjoint,
@@ -71,6 +73,23 @@ def test_overlaps_are_exactly_the_pairs_with_a_common_address(named):
         first, second = addresses(named[one]), addresses(named[other])
         common = max(first.start, second.start) < min(first.stop, second.stop)
         assert ((one, other) in found) is common
+
+
+@given(st.lists(networks, max_size=8), st.integers(8, 28))
+def test_networks_suggested_are_private_and_overlap_nothing(taken, prefix):
+    found = list(islice(free_networks(taken, prefix), 6))
+    everything = [*found, *taken, PODS, SERVICES]
+    for one in found:
+        assert one.prefixlen == prefix and any(one.subnet_of(space) for space in PRIVATE)
+        assert not any(one.overlaps(other) for other in everything if other is not one)
+
+
+@given(st.lists(networks, max_size=4))
+def test_no_free_network_is_passed_over(taken):
+    found = list(free_networks(taken, 14))
+    for candidate in (net for space in PRIVATE[:1] for net in space.subnets(new_prefix=14)):
+        free = not any(candidate.overlaps(other) for other in [*taken, PODS, SERVICES])
+        assert (candidate in found) is free
 
 
 def test_an_overlap_is_told_by_both_names_and_ranges():
