@@ -74,7 +74,7 @@ class GpuPool(pulumi.ComponentResource):
     ----------
     vpc_id, security_group_id, group_name, role_arn
         The parts that other layers refer to.
-    private_subnets, private_route_tables
+    private_subnets, public_subnets, private_route_tables
         Ids by zone.
     """
 
@@ -83,6 +83,7 @@ class GpuPool(pulumi.ComponentResource):
     group_name: pulumi.Output[str]
     role_arn: pulumi.Output[str]
     private_subnets: dict[str, pulumi.Output[str]]
+    public_subnets: dict[str, pulumi.Output[str]]
     private_route_tables: dict[str, pulumi.Output[str]]
 
     def __init__(
@@ -125,9 +126,10 @@ class GpuPool(pulumi.ComponentResource):
             opts=self._own,
         )
         plan = plan_subnets(args.vpc_cidr, args.zones)
-        nats: dict[str, ec2.NatGateway] = {}
+        self.public_subnets, nats = {}, {}
         for planned in (subnet for subnet in plan if subnet.public):
             subnet = self._make_subnet("public", planned.zone, planned.network, public_table)
+            self.public_subnets[planned.zone] = subnet.id
             if args.nat_per_zone or not nats:
                 nats[planned.zone] = self._make_nat(planned.zone, subnet, internet)
         shared_nat = next(iter(nats.values()))

@@ -3,6 +3,7 @@
 # made here and stay here; only public keys are printed.
 #
 #   start   INTERFACE ADDRESS PORT                     bring the interface up with the keys it has
+#   resume  all                                        the same for all that were ever started here
 #   prepare INTERFACE GENERATION                       make that generation's key; print its public half
 #   apply   INTERFACE GENERATION PEER ENDPOINT NETS    put the key to use towards a peer
 #   prefer  INTERFACE NETWORK                          send a network's traffic through the interface
@@ -19,20 +20,35 @@ store() { # a file is whole or absent, whenever the machine stops
     mv "$1.new" "$1"
 }
 
+start() { # INTERFACE ADDRESS PORT
+    if ! ip link show dev "$1" >/dev/null 2>&1; then
+        ip link add dev "$1" type wireguard 2>/dev/null || wireguard-go "$1" >/dev/null 2>&1
+        [ ! -s "$keys/$1.conf" ] || wg setconf "$1" "$keys/$1.conf"
+    fi
+    wg set "$1" listen-port "$3"
+    ip address replace "$2" dev "$1"
+    ip link set dev "$1" mtu 1380 up # leaves room for WireGuard's header on a path of 1440
+}
+
+mkdir -p "$keys"
 case $command in
 start)
-    mkdir -p "$keys"
-    if ! ip link show dev "$interface" >/dev/null 2>&1; then
-        ip link add dev "$interface" type wireguard 2>/dev/null ||
-            wireguard-go "$interface" >/dev/null 2>&1
-    fi
-    ip address replace "$3" dev "$interface"
-    wg set "$interface" listen-port "$4"
-    [ ! -s "$keys/$interface.conf" ] || wg addconf "$interface" "$keys/$interface.conf"
-    ip link set dev "$interface" mtu 1380 up # leaves room for WireGuard's header on a path of 1440
+    echo "$3 $4" | store "$keys/$interface.start"
+    start "$interface" "$3" "$4"
+    ;;
+resume)
+    for file in "$keys"/*.start; do
+        [ -e "$file" ] || exit 0
+        read -r address port <"$file"
+        start "$(basename "$file" .start)" "$address" "$port"
+    done
+    for file in "$keys"/*.route; do
+        [ -e "$file" ] || exit 0
+        read -r network preferred <"$file"
+        ip route replace "$network" dev "$preferred"
+    done
     ;;
 prepare)
-    mkdir -p "$keys"
     key=$keys/$interface.$3.key
     [ -s "$key" ] || wg genkey | store "$key"
     wg pubkey <"$key"
@@ -51,6 +67,7 @@ apply)
     ;;
 prefer)
     ip route replace "$3" dev "$interface"
+    echo "$3 $interface" | store "$keys/$(echo "$3" | tr / _).route"
     ;;
 probe)
     for _ in 1 2 3; do

@@ -50,6 +50,7 @@ def program(environment: str, settings: Settings) -> None:
     pulumi.export("gcs_bucket", stores.gcs_bucket)
     pulumi.export("vpc_id", gpus.vpc_id)
     pulumi.export("private_subnets", gpus.private_subnets)
+    pulumi.export("public_subnets", gpus.public_subnets)
     pulumi.export("private_route_tables", gpus.private_route_tables)
     pulumi.export("security_group_id", gpus.security_group_id)
     pulumi.export("gpu_group", gpus.group_name)

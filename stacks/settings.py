@@ -91,12 +91,22 @@ class Host(_Section):
     user: str = "root"
 
 
+class SiteGateway(_Section):
+    """A site's VPN gateway as `hybrid link` reaches it, by SSH like a host."""
+
+    address: str
+    host_key: Annotated[str, Field(pattern=r"^(ssh-ed25519|ecdsa-sha2-\S+|ssh-rsa) \S+$")]
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    user: str = "root"
+
+
 class Site(_Section):
     """One of your places: its network, the public address of its VPN gateway, its machines."""
 
     name: Name
     cidr: IPv4Network
     public_ip: IPv4Address
+    gateway: SiteGateway | None = None
     hosts: tuple[Host, ...] = ()
 
 
@@ -120,6 +130,16 @@ class Network(_Section):
     vpc_cidr: IPv4Network
     nat: Literal["one", "per-zone"] = "one"
     amazon_asn: Annotated[int, Field(ge=64512, le=65534)] = 64512
+
+
+class LinkSettings(_Section):
+    """The VPN: AWS's own IPsec, or WireGuard on a gateway of ours, which the other keys describe."""
+
+    driver: Literal["ipsec", "wireguard"] = "ipsec"
+    instance_type: str = "t4g.small"
+    image_parameter: Annotated[str, Field(pattern=r"^/[\w./-]+$")] = (
+        "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
+    )
 
 
 class GpuPoolSettings(_Section):
@@ -201,6 +221,7 @@ class Settings(_Section):
     network: Network
     sites: Annotated[tuple[Site, ...], Field(min_length=1)]
     k3s: K3s | None = None
+    link: LinkSettings = LinkSettings()
     gpu_pool: GpuPoolSettings
     object_stores: ObjectStoreSettings = ObjectStoreSettings()
     serving: ServingSettings

@@ -46,6 +46,7 @@ class Recorder(pulumi.runtime.Mocks):
             "bucket": f"{args.name}-bucket",
             "name": f"{args.name}-name",
             "latestVersion": 1,
+            "primaryNetworkInterfaceId": f"{args.name}-interface",
             "stdout": "server: https://127.0.0.1:6443\npassword: hidden\n",
             "result": "a-random-password",
             "certPem": "CERTIFICATE",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.wireguard import INSIDE, Measurement, parse_measurement, plan_tunnels, public_key
+from infra.wireguard import INSIDE, SCRIPT, Measurement, parse_measurement, plan_tunnels, public_key
 from tests.infra.namespaces import Stream, lacking, rotate, tunnelled
 
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -88,3 +88,14 @@ def test_a_tunnel_tells_how_it_does_and_a_cut_one_that_it_is_down(link):
     interface = ends.site._tunnels[1].interface
     site.run('ip link set dev "$1" down', [interface])
     assert [ends.is_up(tunnel) for tunnel in (0, 1)] == [True, False]
+
+
+def test_a_machine_that_starts_again_has_its_tunnels_and_routes(link):
+    ends, _, site = link
+    interfaces = [tunnel.interface for tunnel in ends.site._tunnels]
+    for interface in interfaces:
+        site.run('ip link delete "$1"', [interface])
+    assert not any(map(ends.is_up, (0, 1)))
+    site.run(SCRIPT.read_text(), ["resume", "all"])
+    assert all(map(ends.is_up, (0, 1)))
+    assert "10.60.0.1 dev " in site.run("ip route", [])

@@ -182,7 +182,7 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "gpu_pool is 4, but must be a section with the keys instance_types, minimum, maximum, "
             "on_demand_base, spot_share, volume_gib, image_parameter; spare is not a setting; the "
             "keys allowed there are kind, backend, model_store, region, zones, aws, gcp, ports, "
-            "network, sites, k3s, gpu_pool, object_stores, serving, federation, training.",
+            "network, sites, k3s, link, gpu_pool, object_stores, serving, federation, training.",
         ),
     ],
 )

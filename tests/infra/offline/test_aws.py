@@ -176,6 +176,25 @@ def everything(url: str, settings: dict[str, Any]) -> None:
         tags=TAGS,
         opts=options,
     )
+    machine = aws.ec2.Instance(
+        "gateway",
+        launch_template={"id": template.id, "version": "$Default"},
+        subnet_id=public.id,
+        source_dest_check=False,
+        tags=TAGS,
+        opts=options,
+    )
+    outside = aws.ec2.Eip("gateway", domain="vpc", tags=TAGS, opts=options)
+    aws.ec2.EipAssociation(
+        "gateway", allocation_id=outside.id, instance_id=machine.id, opts=options
+    )
+    aws.ec2.Route(
+        "site",
+        route_table_id=table.id,
+        destination_cidr_block="192.168.0.0/16",
+        network_interface_id=machine.primary_network_interface_id,
+        opts=options,
+    )
     aws.autoscaling.Group(
         "gpu",
         name="gpu",
@@ -360,6 +379,12 @@ def left_over(url: str) -> dict[str, list[str]]:
             for g in ec2.describe_security_groups()["SecurityGroups"]
             if g["GroupName"] != "default"
         ],
+        "machines": [
+            each["InstanceId"]
+            for group in ec2.describe_instances()["Reservations"]
+            for each in group["Instances"]
+            if each["State"]["Name"] != "terminated"
+        ],
         "templates": [
             t["LaunchTemplateId"] for t in ec2.describe_launch_templates()["LaunchTemplates"]
         ],
@@ -406,8 +431,9 @@ def test_every_type(run_stack, empty_moto) -> None:
     settings |= {"instance_type": "g5.2xlarge", "max_size": 8, "days": 60, "public_route": True}
     settings |= {"to_port": 6444, "public": "10.20.32.0/20"}
     changes = stack.up().summary.resource_changes
-    # The group follows the template's new version; gateway and association follow the subnet.
-    assert (changes["update"], changes["replace"]) == (4, 4)
+    # The group follows the template's new version, the route the new machine; what stands in the
+    # subnet follows it: gateway, machine and both their associations.
+    assert (changes["update"], changes["replace"]) == (5, 6)
 
     empty_moto.restart()
     assert stack.refresh().summary.resource_changes["delete"] >= len(TYPES)
