@@ -68,6 +68,15 @@ class Environment:
                 f"kind {self.settings.kind!r}: choose another with --environment."
             )
 
+    def require_cloud(self, what: str) -> None:
+        """Refuse what needs real machines, which `local` environments do not have."""
+        if self.is_local:
+            raise CommandError(
+                f"{what} needs gateways that carry packets, and the emulators of {self.name} have "
+                "none: name an environment of kind 'cloud'.",
+                2,
+            )
+
     def engine_variables(self) -> dict[str, str]:
         """Variables under which the engine works on this environment's stacks."""
         own_bin = Path(sys.executable).parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from typing import Any
 
 from cli.environment import Environment, engine_root
 from cli.errors import CommandError
@@ -20,9 +21,35 @@ def resource_counts(environment: Environment) -> dict[str, int]:
     """
     if not environment.project.exists():
         return {}
+    stacks = _ask(environment, "stack", "ls")
+    counts = {}
+    for stack in stacks:
+        name, _, layer = stack["name"].rpartition("/")[2].partition(".")
+        if name == environment.name:
+            # The stack itself counts as a resource wherever there is any.
+            counts[layer] = max(0, stack.get("resourceCount", 0) - 1)
+    return counts
+
+
+def stack_outputs(environment: Environment, layer: str, *, secrets: bool = False) -> dict[str, Any]:
+    """Outputs of a layer; secret ones are in clear only with `secrets`.
+
+    Raises
+    ------
+    CommandError
+        The layer was never prepared, or the engine does not answer.
+    """
+    name = f"{environment.name}.{layer}"
+    if not environment.project.exists():
+        raise CommandError(f"Layer {layer} of {environment.name} is not up: run hybrid up.")
+    shown = ["--show-secrets"] if secrets else []
+    return _ask(environment, "stack", "output", "--stack", name, *shown)
+
+
+def _ask(environment: Environment, *arguments: str) -> Any:
     try:
-        listed = subprocess.run(
-            [engine_root() / "bin" / "pulumi", "stack", "ls", "--json", "--non-interactive"],
+        done = subprocess.run(
+            [engine_root() / "bin" / "pulumi", *arguments, "--json", "--non-interactive"],
             cwd=environment.project,
             env=os.environ | environment.engine_variables(),
             capture_output=True,
@@ -33,10 +60,4 @@ def resource_counts(environment: Environment) -> dict[str, int]:
         raise CommandError("The Pulumi engine is not installed: run make setup.") from None
     except subprocess.CalledProcessError as error:
         raise CommandError(f"The engine's backend does not answer: {error.stderr.strip()}") from None
-    counts = {}
-    for stack in json.loads(listed.stdout):
-        name, _, layer = stack["name"].rpartition("/")[2].partition(".")
-        if name == environment.name:
-            # The stack itself counts as a resource wherever there is any.
-            counts[layer] = max(0, stack.get("resourceCount", 0) - 1)
-    return counts
+    return json.loads(done.stdout)

@@ -46,27 +46,40 @@ def render_swanctl(
     ValueError
         A tunnel lacks its address or its key: the connection is not finished yet.
     """
-    connections, secrets = [], []
-    for number, tunnel in enumerate(tunnels, start=1):
-        address, key = tunnel.get("outside_address"), tunnel.get("preshared_key")
-        if not address or not key:
-            lack = "address" if not address else "key"
-            raise ValueError(
-                f"tunnel {number} of {site} has no {lack} yet: its VPN connection is half-created; "
-                "bring the link up again"
-            )
-        if not PRESHARED_KEY.fullmatch(key):
-            raise ValueError(
-                f"the key of tunnel {number} of {site} has characters or a length that AWS does "
-                "not allow"
-            )
-        connections.append(_connection(f"{site}-{number}", number, public_ip, address,
-                                       site_cidr, vpc_cidr))  # fmt: skip
-        secrets.append(_secret(f"{site}-{number}", public_ip, address, key))
+    parts = [
+        render_tunnel(site, number, public_ip, site_cidr, vpc_cidr, *_finished(site, number, tunnel))
+        for number, tunnel in enumerate(tunnels, start=1)
+    ]
+    return f"# The link of {site}. It holds keys: nobody but root may read it.\n" + "".join(parts)
+
+
+def render_tunnel(
+    site: str, number: int, public_ip: str, site_cidr: str, vpc_cidr: str, address: str, key: str
+) -> str:
+    """The part of swanctl.conf for tunnel 1 or 2; files with either part may stand side by side."""
+    name = f"{site}-{number}"
+    connection = _connection(name, number, public_ip, address, site_cidr, vpc_cidr)
     return (
-        f"# The link of {site}. It holds keys: nobody but root may read it.\n"
-        f"connections {{\n{''.join(connections)}}}\n\nsecrets {{\n{''.join(secrets)}}}\n"
+        f"connections {{\n{connection}}}\n"
+        f"secrets {{\n{_secret(name, public_ip, address, key)}}}\n"
     )
+
+
+def _finished(site: str, number: int, tunnel: Mapping[str, str]) -> tuple[str, str]:
+    """Address and key of a tunnel that has both."""
+    address, key = tunnel.get("outside_address"), tunnel.get("preshared_key")
+    if not address or not key:
+        lack = "address" if not address else "key"
+        raise ValueError(
+            f"tunnel {number} of {site} has no {lack} yet: its VPN connection is half-created; "
+            "bring the link up again"
+        )
+    if not PRESHARED_KEY.fullmatch(key):
+        raise ValueError(
+            f"the key of tunnel {number} of {site} has characters or a length that AWS does "
+            "not allow"
+        )
+    return address, key
 
 
 def _connection(
