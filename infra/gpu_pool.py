@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 import pulumi
-from pulumi_aws import autoscaling, ec2, iam, vpc
+from pulumi_aws import autoscaling, ec2, iam, secretsmanager, vpc
 
+from infra import gpu, node_boot
 from infra.network_plan import plan_subnets
 
 ANYWHERE = "0.0.0.0/0"
-NODE_LABEL = "hybrid/pool"
-NODE_LABEL_VALUE = "gpu"
-GPU = "nvidia.com/gpu"
 
 # What a site's k3s and a GPU node say to each other (k3s: "Inbound Rules for K3s Nodes").
 KUBELET, VXLAN = 10250, 8472
 HTTPS = 443
+
+LEAVE_HOOK = "hybrid-leave"
+# After this a machine that does not say that it has left goes all the same.
+LEAVE_SECONDS = node_boot.DRAIN_SECONDS + 90
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,12 @@ class GpuPoolArgs:
         Root volume.
     image_parameter
         SSM parameter with the image's id, read by EC2 at each launch.
+    time_slices
+        Pods that share a GPU.
     cluster
         Name under which the cluster autoscaler finds the group.
+    joins
+        The cluster that machines join when they boot; None where there is none to join.
     bucket_arn
         The only bucket that the machines can read and write.
     tags
@@ -62,7 +69,9 @@ class GpuPoolArgs:
     spot_share: float
     volume_gib: int
     image_parameter: str
+    time_slices: int
     cluster: str
+    joins: node_boot.Cluster | None
     bucket_arn: pulumi.Input[str]
     tags: Mapping[str, str]
 
@@ -72,8 +81,10 @@ class GpuPool(pulumi.ComponentResource):
 
     Attributes
     ----------
-    vpc_id, security_group_id, group_name, role_arn
+    vpc_id, security_group_id, group_name, group_arn, role_arn
         The parts that other layers refer to.
+    token_secret
+        ARN of the secret that must hold the join token; None where there is no cluster to join.
     private_subnets, public_subnets, private_route_tables
         Ids by zone.
     """
@@ -81,7 +92,9 @@ class GpuPool(pulumi.ComponentResource):
     vpc_id: pulumi.Output[str]
     security_group_id: pulumi.Output[str]
     group_name: pulumi.Output[str]
+    group_arn: pulumi.Output[str]
     role_arn: pulumi.Output[str]
+    token_secret: pulumi.Output[str] | None
     private_subnets: dict[str, pulumi.Output[str]]
     public_subnets: dict[str, pulumi.Output[str]]
     private_route_tables: dict[str, pulumi.Output[str]]
@@ -94,10 +107,14 @@ class GpuPool(pulumi.ComponentResource):
         self._own = pulumi.ResourceOptions(parent=self)
         subnets = self._make_network()
         security_group = self._make_security_group()
-        profile = self._make_instance_profile()
+        role, profile = self._make_instance_profile()
+        self.token_secret = self._make_token_secret(role) if args.joins else None
         template = self._make_launch_template(security_group, profile)
         group = self._make_group(template, subnets)
-        self.security_group_id, self.group_name = security_group.id, group.name
+        if args.joins:
+            self._make_leave_hook(role, group)
+        self.security_group_id = security_group.id
+        self.group_name, self.group_arn = group.name, group.arn
         self.register_outputs({"vpc_id": self.vpc_id, "group_name": self.group_name})
 
     def _make_network(self) -> list[ec2.Subnet]:
@@ -240,12 +257,12 @@ class GpuPool(pulumi.ComponentResource):
                 )
         return group
 
-    def _make_instance_profile(self) -> iam.InstanceProfile:
+    def _make_instance_profile(self) -> tuple[iam.Role, iam.InstanceProfile]:
         name = self._name
         role = iam.Role(
             name,
             assume_role_policy=json.dumps(ASSUMED_BY_EC2),
-            description="GPU nodes: read and write the model bucket, nothing else",
+            description="GPU nodes: the model bucket, the join token, leaving their group",
             tags={"Name": name},
             opts=self._own,
         )
@@ -256,7 +273,58 @@ class GpuPool(pulumi.ComponentResource):
             policy=pulumi.Output.from_input(self._args.bucket_arn).apply(bucket_policy),
             opts=self._own,
         )
-        return iam.InstanceProfile(name, role=role.name, tags={"Name": name}, opts=self._own)
+        profile = iam.InstanceProfile(name, role=role.name, tags={"Name": name}, opts=self._own)
+        return role, profile
+
+    def _make_token_secret(self, role: iam.Role) -> pulumi.Output[str]:
+        """Where machines find the token; it is put in by the layer that knows it."""
+        name = f"{self._name}-join"
+        secret = secretsmanager.Secret(
+            name,
+            description="Token with which GPU machines join the private cluster as agents",
+            # The token is in the private layer's state; a deleted secret would keep its name.
+            recovery_window_in_days=0,
+            tags={"Name": name},
+            opts=self._own,
+        )
+        iam.RolePolicy(
+            name,
+            role=role.name,
+            policy=secret.arn.apply(lambda arn: allow(["secretsmanager:GetSecretValue"], arn)),
+            opts=self._own,
+        )
+        return secret.arn
+
+    def _make_leave_hook(self, role: iam.Role, group: autoscaling.Group) -> None:
+        """Make the group wait for a machine to leave the cluster before it ends it."""
+        name = f"{self._name}-leave"
+        autoscaling.LifecycleHook(
+            name,
+            name=LEAVE_HOOK,
+            autoscaling_group_name=group.name,
+            lifecycle_transition="autoscaling:EC2_INSTANCE_TERMINATING",
+            heartbeat_timeout=LEAVE_SECONDS,
+            default_result="CONTINUE",
+            opts=self._own,
+        )
+        iam.RolePolicy(
+            name,
+            role=role.name,
+            policy=group.arn.apply(lambda arn: allow(["autoscaling:CompleteLifecycleAction"], arn)),
+            opts=self._own,
+        )
+
+    def _user_data(self) -> pulumi.Output[str] | None:
+        """Cloud-init of a machine in Base64, without any secret."""
+        cluster, args = self._args.joins, self._args
+        if cluster is None or self.token_secret is None:
+            return None
+
+        def render(secret: str) -> str:
+            membership = node_boot.Membership(args.region, secret, self._group_name, LEAVE_HOOK)
+            return base64.b64encode(node_boot.user_data(cluster, membership).encode()).decode()
+
+        return self.token_secret.apply(render)
 
     def _make_launch_template(
         self, security_group: ec2.SecurityGroup, profile: iam.InstanceProfile
@@ -269,6 +337,7 @@ class GpuPool(pulumi.ComponentResource):
             update_default_version=True,
             iam_instance_profile={"arn": profile.arn},
             vpc_security_group_ids=[security_group.id],
+            user_data=self._user_data(),
             # One hop: a pod's packets cannot reach the service, so it cannot take the node's role.
             metadata_options={
                 "http_endpoint": "enabled",
@@ -297,9 +366,15 @@ class GpuPool(pulumi.ComponentResource):
         self, template: ec2.LaunchTemplate, subnets: Sequence[ec2.Subnet]
     ) -> autoscaling.Group:
         name, args = self._name, self._args
-        tags = {**args.tags, "Name": f"{name}-node", **autoscaler_tags(args.cluster)}
+        tags = {
+            **args.tags,
+            "Name": f"{name}-node",
+            **autoscaler_tags(args.cluster, args.time_slices),
+        }
         return autoscaling.Group(
             name,
+            # Machines are told it before it exists.
+            name=self._group_name,
             min_size=args.minimum,
             max_size=args.maximum,
             vpc_zone_identifiers=[subnet.id for subnet in subnets],
@@ -326,8 +401,14 @@ class GpuPool(pulumi.ComponentResource):
                 for key, value in sorted(tags.items())
             ],
             # The cluster autoscaler decides how many there are now.
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["desiredCapacity"]),
+            opts=pulumi.ResourceOptions(
+                parent=self, ignore_changes=["desiredCapacity"], delete_before_replace=True
+            ),
         )
+
+    @property
+    def _group_name(self) -> str:
+        return f"{self._name}-gpu"
 
 
 ASSUMED_BY_EC2 = {
@@ -359,13 +440,20 @@ def bucket_policy(bucket_arn: str) -> str:
     )
 
 
-def autoscaler_tags(cluster: str) -> dict[str, str]:
+def allow(actions: Sequence[str], resource: str) -> str:
+    """Policy document that allows actions on one resource."""
+    statement = {"Effect": "Allow", "Action": actions, "Resource": resource}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def autoscaler_tags(cluster: str, time_slices: int) -> dict[str, str]:
     """Tags by which the cluster autoscaler finds a group and knows its nodes while it has none."""
     template = "k8s.io/cluster-autoscaler/node-template"
     return {
         "k8s.io/cluster-autoscaler/enabled": "true",
-        f"k8s.io/cluster-autoscaler/{cluster}": "owned",
-        f"{template}/label/{NODE_LABEL}": NODE_LABEL_VALUE,
-        f"{template}/taint/{GPU}": "present:NoSchedule",
-        f"{template}/resources/{GPU}": "1",
+        gpu.owned_tag(cluster): "owned",
+        f"{template}/label/{gpu.NODE_LABEL}": gpu.NODE_LABEL_VALUE,
+        f"{template}/label/{gpu.ACCELERATOR_LABEL}": gpu.ACCELERATOR,
+        f"{template}/taint/{gpu.GPU}": f"{gpu.TAINT_VALUE}:NoSchedule",
+        f"{template}/resources/{gpu.GPU}": str(time_slices),
     }

@@ -1,7 +1,8 @@
 """Shell scripts that install k3s on a host, and the configuration they write.
 
-Pure: each function returns text. A script holds no secret; the cluster's token comes on its
-standard input. Run it as root with ``sh``; running it again repairs or upgrades what is there.
+Pure: each function returns text. A script holds no secret; tokens come on its standard input: for a
+server its own and the agents', a line each; for an agent the agents', with which nobody becomes a
+server. Run it as root with ``sh``; running it again repairs or upgrades what is there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ SOURCES = "https://raw.githubusercontent.com/k3s-io/k3s"
 STAGING = "/var/tmp/hybrid-k3s"
 
 TOKEN_FILE = "/etc/rancher/k3s/hybrid-token"
+AGENT_TOKEN_FILE = "/etc/rancher/k3s/hybrid-agent-token"
+# Written by a server: the agents' token with the hash of the cluster's authority, by which a node
+# knows that it joins the right one.
+JOIN_TOKEN = "/var/lib/rancher/k3s/server/agent-token"
 KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 API_PORT = 6443
 
@@ -96,6 +101,7 @@ def configuration(
         options["server"] = f"https://{join}:{API_PORT}"
     if role == "server":
         options |= {
+            "agent-token-file": AGENT_TOKEN_FILE,
             "tls-san": [address],
             "secrets-encryption": True,
             "write-kubeconfig-mode": "0600",
@@ -161,8 +167,15 @@ def install_script(
             "}",
             *fetches,
             *install,
-            f"cat > {rancher}/hybrid-token.part",
-            f"mv {rancher}/hybrid-token.part {rancher}/hybrid-token",
+            *(
+                line
+                for name in ("hybrid-token", *(["hybrid-agent-token"] if role == "server" else []))
+                for line in (
+                    "IFS= read -r token || [ -n \"$token\" ]",
+                    f"printf '%s' \"$token\" > {rancher}/{name}.part",
+                    f"mv {rancher}/{name}.part {rancher}/{name}",
+                )
+            ),
             f"cat > {rancher}/config.yaml <<'END'",
             config.rstrip("\n"),
             "END",
@@ -180,7 +193,7 @@ def uninstall_script(role: Literal["server", "agent"]) -> str:
         [
             "set -eu",
             f"if [ -x /usr/local/bin/{program} ]; then /usr/local/bin/{program}; fi",
-            f"rm -rf /var/lib/hybrid-k3s {STAGING} {TOKEN_FILE}",
+            f"rm -rf /var/lib/hybrid-k3s {STAGING} {TOKEN_FILE} {AGENT_TOKEN_FILE}",
         ]
     )
 

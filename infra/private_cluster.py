@@ -58,32 +58,36 @@ class PrivateClusterArgs:
 class PrivateCluster(pulumi.ComponentResource):
     """k3s servers and agents, and the namespaces.
 
-    The token and the kubeconfig are secrets: the token reaches a host on standard input only, and
-    neither is logged.
+    Tokens and kubeconfig are secrets: a token reaches a host on standard input only, and none of
+    them is logged.
 
     Attributes
     ----------
     kubeconfig
         Access to the cluster. Secret.
-    token
-        What a node must know to join; None for a cluster that was there already. Secret.
+    join_token
+        What a machine must know to join as an agent, and to know the cluster by; None for a cluster
+        that was there already. Secret.
     namespaces
         Names of the namespaces.
     """
 
     kubeconfig: pulumi.Output[str]
-    token: pulumi.Output[str] | None
+    join_token: pulumi.Output[str] | None
     namespaces: list[pulumi.Output[str]]
 
     def __init__(
         self, name: str, args: PrivateClusterArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("hybrid:infra:PrivateCluster", name, None, opts)
-        self.token = None
+        self.join_token = None
         if args.kubeconfig is not None:
             self.kubeconfig = pulumi.Output.secret(args.kubeconfig)
         else:
-            self.kubeconfig = self._install(name, args)
+            first, installed = self._install(name, args)
+            kubeconfig = self._read(f"{name}-kubeconfig", k3s.KUBECONFIG, first, installed)
+            self.kubeconfig = kubeconfig.apply(lambda text: k3s.reachable(text, first.address))
+            self.join_token = self._read(f"{name}-join", k3s.JOIN_TOKEN, first, installed)
         provider = kubernetes.Provider(
             name, kubeconfig=self.kubeconfig, opts=pulumi.ResourceOptions(parent=self)
         )
@@ -97,12 +101,20 @@ class PrivateCluster(pulumi.ComponentResource):
         ]
         self.register_outputs({"kubeconfig": self.kubeconfig, "namespaces": self.namespaces})
 
-    def _install(self, name: str, args: PrivateClusterArgs) -> pulumi.Output[str]:
-        """Install servers, the first one first, and agents; gives the kubeconfig."""
-        token = random.RandomPassword(
-            f"{name}-token", length=48, special=False, opts=pulumi.ResourceOptions(parent=self)
+    def _install(
+        self, name: str, args: PrivateClusterArgs
+    ) -> tuple[ClusterHost, remote.Command]:
+        """Install servers, the first one first, and agents; gives the first one's installation."""
+        own, agents_own = (
+            random.RandomPassword(
+                f"{name}-{what}", length=48, special=False, opts=pulumi.ResourceOptions(parent=self)
+            ).result
+            for what in ("token", "agent-token")
         )
-        self.token = pulumi.Output.secret(token.result)
+        tokens = {
+            "server": pulumi.Output.secret(pulumi.Output.concat(own, "\n", agents_own, "\n")),
+            "agent": pulumi.Output.secret(agents_own),
+        }
         servers = [host for host in args.hosts if host.role == "server"]
         agents = [host for host in args.hosts if host.role == "agent"]
         first, first_install = servers[0], None
@@ -117,23 +129,27 @@ class PrivateCluster(pulumi.ComponentResource):
             )
             # Servers join one by one, since etcd takes one new member at a time; agents together.
             after = last_install if host.role == "server" else first_install
-            installed = self._install_host(name, args, host, config, after)
+            installed = self._install_host(name, args, host, config, tokens[host.role], after)
             if host.role == "server":
                 last_install = installed
             first_install = first_install or installed
+        return first, first_install
+
+    def _read(
+        self, name: str, file: str, host: ClusterHost, installed: remote.Command
+    ) -> pulumi.Output[str]:
+        """Content of a file that k3s wrote, as a secret."""
         read = remote.Command(
-            f"{name}-kubeconfig",
-            connection=_connection(first),
-            create=k3s.as_root(f"cat {k3s.KUBECONFIG}", first.user),
+            name,
+            connection=_connection(host),
+            create=k3s.as_root(f"cat {file}", host.user),
             logging=remote.Logging.NONE,
-            triggers=[first_install.id],
+            triggers=[installed.id],
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[first_install], additional_secret_outputs=["stdout"]
+                parent=self, depends_on=[installed], additional_secret_outputs=["stdout"]
             ),
         )
-        return pulumi.Output.secret(
-            read.stdout.apply(lambda text: k3s.reachable(text, first.address))
-        )
+        return pulumi.Output.secret(read.stdout)
 
     def _install_host(
         self,
@@ -141,6 +157,7 @@ class PrivateCluster(pulumi.ComponentResource):
         args: PrivateClusterArgs,
         host: ClusterHost,
         config: str,
+        tokens: pulumi.Output[str],
         after: remote.Command | None,
     ) -> remote.Command:
         files = args.releases[host.architecture]
@@ -163,7 +180,7 @@ class PrivateCluster(pulumi.ComponentResource):
             connection=_connection(host),
             create=k3s.as_root(script, host.user),
             delete=k3s.as_root(k3s.uninstall_script(host.role), host.user),
-            stdin=self.token,
+            stdin=tokens,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self, depends_on=needed),
         )

@@ -13,10 +13,9 @@ from pulumi_kubernetes.core.v1 import ConfigMap, Namespace, Service, ServiceAcco
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
 
-from infra import pods
+from infra import gpu, pods
 
 PART = "torchserve"
-GPU = "nvidia.com/gpu"
 INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
 
 # Whoever reaches the management port can load code: it listens within the pod only, and models are
@@ -155,17 +154,18 @@ class Serving(pulumi.ComponentResource):
 def placement(where: Literal["private", "gpu-pool"]) -> dict[str, Any]:
     """Part of a pod's spec that puts it on the nodes of one pool."""
     if where == "private":
-        return {"node_selector": {"hybrid/pool": "private"}}
+        return {"node_selector": {gpu.NODE_LABEL: "private"}}
     return {
-        "node_selector": {"hybrid/pool": "gpu"},
-        "tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}],
+        "node_selector": gpu.SELECTOR,
+        "tolerations": [gpu.TOLERATION],
+        "runtime_class_name": gpu.RUNTIME_CLASS,
     }
 
 
 def container(args: ServingArgs) -> Mapping[str, Any]:
     """The TorchServe container."""
     ping = {"http_get": {"path": "/ping", "port": "inference"}, "period_seconds": 10}
-    devices = {GPU: "1"} if args.placement == "gpu-pool" else {}
+    devices = {gpu.GPU: "1"} if args.placement == "gpu-pool" else {}
     return {
         "name": PART,
         "image": args.image,

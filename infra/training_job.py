@@ -19,8 +19,8 @@ from pulumi_kubernetes.core.v1 import (
 )
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
-from infra import pods
-from infra.serving import GPU, placement
+from infra import gpu, pods
+from infra.serving import placement
 
 PART = "training"
 RENDEZVOUS = 29500
@@ -195,7 +195,7 @@ def container(args: TrainingJobArgs) -> Mapping[str, Any]:
             *(["--shard-items"] if args.shard_items else []),
         ],
         "ports": [{"name": "rendezvous", "container_port": RENDEZVOUS}],
-        "resources": pods.resources(args.cpu, args.memory, **{GPU: str(args.gpus_per_node)}),
+        "resources": pods.resources(args.cpu, args.memory, **{gpu.GPU: str(args.gpus_per_node)}),
         "security_context": pods.CONTAINER_SECURITY,
         "volume_mounts": [
             {"name": "recipe", "mount_path": "/recipe", "read_only": True},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pulumi
 
+from infra import gpu, k3s, node_boot
+from infra.autoscaler_access import AutoscalerAccess, AutoscalerAccessArgs
 from infra.gpu_pool import GpuPool, GpuPoolArgs
 from infra.object_stores import ObjectStores, ObjectStoresArgs
 from stacks.providers import aws_provider, gcp_provider, tags
@@ -40,7 +42,9 @@ def program(environment: str, settings: Settings) -> None:
             spot_share=pool.spot_share,
             volume_gib=pool.volume_gib,
             image_parameter=pool.image_parameter,
+            time_slices=pool.time_slices,
             cluster=name,
+            joins=joined_cluster(settings),
             bucket_arn=stores.s3_arn,
             tags=tags(environment, "cloud"),
         ),
@@ -55,3 +59,28 @@ def program(environment: str, settings: Settings) -> None:
     pulumi.export("security_group_id", gpus.security_group_id)
     pulumi.export("gpu_group", gpus.group_name)
     pulumi.export("node_role_arn", gpus.role_arn)
+    if gpus.token_secret is not None:
+        pulumi.export("token_secret", gpus.token_secret)
+    if pool.autoscaler_image:
+        access = AutoscalerAccess(
+            name,
+            AutoscalerAccessArgs(gpus.group_arn, gpu.owned_tag(name)),
+            pulumi.ResourceOptions(providers=[aws]),
+        )
+        pulumi.export("autoscaler_key", access.key)
+
+
+def joined_cluster(settings: Settings) -> node_boot.Cluster | None:
+    """The cluster of the first site, if machines can join it."""
+    if settings.k3s is None or not settings.machines_join:
+        return None
+    return node_boot.Cluster(
+        servers=[host.address for host in settings.sites[0].hosts if host.role == "server"],
+        networks=[str(site.cidr) for site in settings.sites],
+        release=k3s.release(
+            settings.k3s.version,
+            "amd64",
+            installer_sha256=settings.k3s.installer_sha256,
+            binary_sha256=settings.k3s.binary_sha256["amd64"],
+        ),
+    )

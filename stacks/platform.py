@@ -1,20 +1,24 @@
-"""Layer `platform`: TorchServe, the Flower SuperLink and training, on the first site's cluster."""
+"""Layer `platform`: serving, federation, training and GPU nodes, on the first site's cluster."""
 
 from __future__ import annotations
 
 import pulumi
 
+from infra import gpu
+from infra.autoscaler import Autoscaler, AutoscalerArgs
 from infra.federation_server import FederationServer, FederationServerArgs
+from infra.gpu_nodes import GpuNodes, GpuNodesArgs
 from infra.serving import Serving, ServingArgs
 from infra.training_job import TrainingJob, TrainingJobArgs
-from stacks.providers import kubernetes_provider
+from stacks.providers import aws_provider, kubernetes_provider
 from stacks.references import Layer
 from stacks.settings import Settings
 
 
 def program(environment: str, settings: Settings) -> None:
     """Declare the layer's resources and outputs."""
-    kubeconfig = Layer(environment, "private").output("kubeconfig")
+    private, cloud = Layer(environment, "private"), Layer(environment, "cloud")
+    kubeconfig = private.output("kubeconfig")
     on_cluster = pulumi.ResourceOptions(providers=[kubernetes_provider(kubeconfig)])
     serving = Serving(
         "serving",
@@ -36,6 +40,35 @@ def program(environment: str, settings: Settings) -> None:
             "training",
             TrainingJobArgs(namespace="training", **settings.training.model_dump()),
             on_cluster,
+        )
+    pool = settings.gpu_pool
+    if pool.device_plugin_image:
+        GpuNodes(
+            "gpu-nodes",
+            GpuNodesArgs("gpu-nodes", pool.device_plugin_image, pool.time_slices),
+            on_cluster,
+        )
+    if pool.autoscaler_image:
+        Autoscaler(
+            "autoscaler",
+            AutoscalerArgs(
+                namespace="autoscaler",
+                image=pool.autoscaler_image,
+                region=settings.region,
+                owned_tag=gpu.owned_tag(f"hybrid-{environment}"),
+                key=cloud.output("autoscaler_key"),
+            ),
+            on_cluster,
+        )
+    if settings.machines_join:
+        from pulumi_aws import secretsmanager
+
+        # Machines that are up already ask for it until it is there.
+        secretsmanager.SecretVersion(
+            "join-token",
+            secret_id=cloud.output("token_secret"),
+            secret_string=private.output("join_token"),
+            opts=pulumi.ResourceOptions(provider=aws_provider(settings, environment, "platform")),
         )
     pulumi.export("serving_address", serving.address)
     pulumi.export("federation_port", federation.port)

@@ -29,8 +29,8 @@ def program(environment: str, settings: Settings) -> None:
     # The first site carries the platform.
     pulumi.export("kubeconfig", clusters[0].kubeconfig)
     pulumi.export("namespaces", [name for cluster in clusters for name in cluster.namespaces])
-    if clusters[0].token is not None:
-        pulumi.export("join_token", clusters[0].token)
+    if clusters[0].join_token is not None:
+        pulumi.export("join_token", clusters[0].join_token)
 
 
 def site_cluster(site: Site, settings: K3s) -> PrivateClusterArgs:

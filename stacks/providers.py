@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stacks.settings import Settings
 
 # The AWS services that our programs call.
-SERVICES = ("autoscaling", "ec2", "iam", "s3", "sts")
+SERVICES = ("autoscaling", "ec2", "iam", "s3", "secretsmanager", "sts")
 
 
 def tags(environment: str, layer: str) -> dict[str, str]:

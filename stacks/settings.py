@@ -143,7 +143,10 @@ class LinkSettings(_Section):
 
 
 class GpuPoolSettings(_Section):
-    """The GPU machines: `spot_share` of those above `on_demand_base` are spot, from 0 to 1."""
+    """The GPU machines: `spot_share` of those above `on_demand_base` are spot, from 0 to 1.
+
+    `time_slices` pods share a GPU. Of the two images, what is named is deployed.
+    """
 
     instance_types: Annotated[tuple[str, ...], Field(min_length=1)]
     minimum: Annotated[int, Field(ge=0)] = 0
@@ -152,6 +155,9 @@ class GpuPoolSettings(_Section):
     spot_share: Annotated[float, Field(ge=0, le=1)] = 0.8
     volume_gib: Annotated[int, Field(ge=30, le=16384)] = 200
     image_parameter: Annotated[str, Field(pattern=r"^/[\w./-]+$")]
+    time_slices: Annotated[int, Field(ge=1, le=48)] = 1
+    device_plugin_image: str | None = None
+    autoscaler_image: str | None = None
 
     @model_validator(mode="after")
     def _bounds(self) -> GpuPoolSettings:
@@ -243,6 +249,11 @@ class Settings(_Section):
         """Address of this machine's Kubernetes API; None where k3s brings its own."""
         return self._local_address("kubernetes") if self.ports else None
 
+    @property
+    def machines_join(self) -> bool:
+        """Whether GPU machines become nodes of the first site's k3s; in `local` none ever boots."""
+        return self.k3s is not None and self.gpu_pool.maximum > 0
+
     def supernode_ports(self) -> dict[str, int]:
         """Port of each site's SuperNode on this machine, by site name."""
         first = self.ports.supernode if self.ports else 0
@@ -273,6 +284,12 @@ class Settings(_Section):
             raise ValueError(
                 f"training.nodes is {self.training.nodes}, but gpu_pool.maximum is "
                 f"{self.gpu_pool.maximum}: the pods would wait for each other for ever"
+            )
+        if self.training and self.training.gpus_per_node > 1 and self.gpu_pool.time_slices > 1:
+            raise ValueError(
+                f"training.gpus_per_node is {self.training.gpus_per_node}, but with "
+                f"gpu_pool.time_slices {self.gpu_pool.time_slices} a pod gets one slice of a GPU: "
+                "set one of them to 1"
             )
         if self.kind == "local":
             self._check_local()
@@ -314,6 +331,7 @@ class Settings(_Section):
             )
         if self.k3s is None:
             raise ValueError("k3s is missing, which kind 'cloud' needs")
+        self._check_gpu_nodes(self.k3s)
         for number, site in enumerate(self.sites):
             servers = [host for host in site.hosts if host.role == "server"]
             if (site.hosts or number == 0) and len(servers) % 2 == 0:
@@ -324,6 +342,23 @@ class Settings(_Section):
             absent = {host.architecture for host in site.hosts} - set(self.k3s.binary_sha256)
             if absent:
                 raise ValueError(f"k3s.binary_sha256 lacks {absent.pop()!r}, which a host has")
+
+    def _check_gpu_nodes(self, k3s: K3s) -> None:
+        pool = self.gpu_pool
+        if pool.maximum == 0:
+            return
+        if "amd64" not in k3s.binary_sha256:
+            raise ValueError("k3s.binary_sha256 lacks 'amd64', which the GPU machines are")
+        if pool.device_plugin_image is None:
+            raise ValueError(
+                "gpu_pool.device_plugin_image is missing: without NVIDIA's device plugin no pod "
+                "gets a GPU"
+            )
+        if pool.minimum < pool.maximum and pool.autoscaler_image is None:
+            raise ValueError(
+                f"gpu_pool.autoscaler_image is missing: nobody would go from {pool.minimum} to "
+                f"{pool.maximum} machines"
+            )
 
 
 def settings_folders() -> list[Path]:

@@ -254,6 +254,32 @@ TYPES = {
     "kubernetes:apps/v1:Deployment": _kind(
         "apps/v1", "Deployment", "deployments", replace_on=("spec.selector",)
     ),
+    "kubernetes:apps/v1:DaemonSet": _kind(
+        "apps/v1", "DaemonSet", "daemonsets", replace_on=("spec.selector",)
+    ),
+    "kubernetes:node.k8s.io/v1:RuntimeClass": _kind(
+        "node.k8s.io/v1",
+        "RuntimeClass",
+        "runtimeclasses",
+        namespaced=False,
+        replace_on=("handler",),
+    ),
+    "kubernetes:rbac.authorization.k8s.io/v1:ClusterRole": _kind(
+        "rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", namespaced=False
+    ),
+    "kubernetes:rbac.authorization.k8s.io/v1:ClusterRoleBinding": _kind(
+        "rbac.authorization.k8s.io/v1",
+        "ClusterRoleBinding",
+        "clusterrolebindings",
+        namespaced=False,
+        replace_on=("roleRef",),
+    ),
+    "kubernetes:rbac.authorization.k8s.io/v1:Role": _kind(
+        "rbac.authorization.k8s.io/v1", "Role", "roles"
+    ),
+    "kubernetes:rbac.authorization.k8s.io/v1:RoleBinding": _kind(
+        "rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", replace_on=("roleRef",)
+    ),
     "kubernetes:batch/v1:Job": _kind(
         "batch/v1",
         "Job",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
 
-from infra.gpu_pool import GpuPool, GpuPoolArgs, bucket_policy
+import yaml
+
+from infra import k3s, node_boot
+from infra.gpu_pool import LEAVE_SECONDS, GpuPool, GpuPoolArgs, bucket_policy
 
 ARGS = GpuPoolArgs(
     region="eu-central-1",
@@ -23,14 +27,28 @@ ARGS = GpuPoolArgs(
     spot_share=0.8,
     volume_gib=200,
     image_parameter="/aws/service/image",
+    time_slices=1,
     cluster="hybrid-test",
+    joins=None,
     bucket_arn="arn:aws:s3:::models",
     tags={"hybrid:environment": "test"},
 )
 
 
+CLUSTER = node_boot.Cluster(
+    ["10.61.0.10"],
+    ["10.61.0.0/16"],
+    k3s.release("v1.33.1+k3s1", "amd64", installer_sha256="1" * 64, binary_sha256="2" * 64),
+)
+POLICY = "aws:iam/rolePolicy:RolePolicy"
+
+
 def pool() -> GpuPool:
     return GpuPool("pool", ARGS)
+
+
+def joining() -> GpuPool:
+    return GpuPool("pool", replace(ARGS, joins=CLUSTER))
 
 
 def test_no_port_is_open_to_the_world_and_only_https_leads_out(declare):
@@ -100,7 +118,10 @@ def test_the_cluster_autoscaler_finds_the_group_and_its_gpu(declare):
     group = seen.only("aws:autoscaling/group:Group")
     tags = {tag["key"]: tag["value"] for tag in group["tags"]}
     assert tags["k8s.io/cluster-autoscaler/hybrid-test"] == "owned"
-    assert tags["k8s.io/cluster-autoscaler/node-template/resources/nvidia.com/gpu"] == "1"
+    template = "k8s.io/cluster-autoscaler/node-template"
+    assert tags[f"{template}/resources/nvidia.com/gpu"] == "1"
+    assert tags[f"{template}/taint/nvidia.com/gpu"] == "present:NoSchedule"
+    assert tags[f"{template}/label/hybrid/pool"] == "gpu"
     assert tags["hybrid:environment"] == "test"
     assert all(tag["propagateAtLaunch"] for tag in group["tags"])
 
@@ -113,6 +134,66 @@ def test_a_machine_may_use_one_bucket_and_delete_nothing(declare):
     assert actions == ["s3:ListBucket", ["s3:GetObject", "s3:PutObject"]]
     assert all(s["Resource"].startswith("arn:aws:s3:::models") for s in policy["Statement"])
     assert "aws:iam/rolePolicyAttachment:RolePolicyAttachment" not in seen.inputs
+
+
+def test_a_sliced_gpu_counts_as_many(declare):
+    _, seen = declare(lambda: GpuPool("pool", replace(ARGS, time_slices=4)))
+    tags = {tag["key"]: tag["value"] for tag in seen.only("aws:autoscaling/group:Group")["tags"]}
+    assert tags["k8s.io/cluster-autoscaler/node-template/resources/nvidia.com/gpu"] == "4"
+
+
+def test_machines_boot_with_what_makes_them_nodes_and_with_no_secret(declare, settled):
+    made, seen = declare(joining)
+    secret = "arn:aws:test:::pool-join"
+    assert settled(made.token_secret)[0] == secret
+    group = seen.only("aws:autoscaling/group:Group")["name"]
+    data = base64.b64decode(seen.only("aws:ec2/launchTemplate:LaunchTemplate")["userData"])
+    membership = node_boot.Membership("eu-central-1", secret, group, "hybrid-leave")
+    assert data.decode() == node_boot.user_data(CLUSTER, membership)
+    assert yaml.safe_load(data)["runcmd"]
+    assert "aws:secretsmanager/secretVersion:SecretVersion" not in seen.inputs
+
+
+def test_a_machine_may_read_the_token_and_say_that_it_left_and_no_more(declare):
+    _, seen = declare(joining)
+    policies = {name: json.loads(each["policy"]) for name, each in seen.inputs[POLICY].items()}
+    assert policies.keys() == {"pool-models", "pool-join", "pool-leave"}
+    assert policies["pool-join"]["Statement"] == [
+        {
+            "Effect": "Allow",
+            "Action": ["secretsmanager:GetSecretValue"],
+            "Resource": "arn:aws:test:::pool-join",
+        }
+    ]
+    assert policies["pool-leave"]["Statement"] == [
+        {
+            "Effect": "Allow",
+            "Action": ["autoscaling:CompleteLifecycleAction"],
+            "Resource": "arn:aws:test:::pool",
+        }
+    ]
+
+
+def test_the_group_waits_for_a_machine_to_leave_but_not_for_ever(declare):
+    _, seen = declare(joining)
+    hook = seen.only("aws:autoscaling/lifecycleHook:LifecycleHook")
+    assert hook["autoscalingGroupName"] == seen.only("aws:autoscaling/group:Group")["name"]
+    assert hook["lifecycleTransition"] == "autoscaling:EC2_INSTANCE_TERMINATING"
+    assert (hook["name"], hook["defaultResult"]) == ("hybrid-leave", "CONTINUE")
+    assert node_boot.DRAIN_SECONDS < hook["heartbeatTimeout"] == LEAVE_SECONDS < 300
+
+
+def test_without_a_cluster_there_is_nothing_to_boot_into(declare):
+    made, seen = declare(pool)
+    assert made.token_secret is None
+    assert "userData" not in seen.only("aws:ec2/launchTemplate:LaunchTemplate")
+    assert "aws:autoscaling/lifecycleHook:LifecycleHook" not in seen.inputs
+
+
+def test_a_preview_knows_no_user_data_yet(declare, settled):
+    made, seen = declare(joining, preview=True)
+    assert settled(made.token_secret)[1] is False
+    assert "userData" not in seen.only("aws:ec2/launchTemplate:LaunchTemplate")
 
 
 @pytest.mark.parametrize(

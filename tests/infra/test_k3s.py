@@ -14,7 +14,7 @@ from infra import k3s
 
 INSTALLER = b"#!/bin/sh\nenv > \"$RECORD\"\n"
 BINARY = b"#!/bin/sh\nexit 0\n"
-TOKEN = "the-token-of-the-cluster"
+TOKEN, AGENTS = "the-token-of-the-cluster", "the-token-of-agents"
 
 
 def sha256(content: bytes) -> str:
@@ -50,7 +50,7 @@ def host(tmp_path):
     def run(script: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             ["sh", "-c", script],
-            input=TOKEN,
+            input=f"{TOKEN}\n{AGENTS}",
             text=True,
             capture_output=True,
             env={
@@ -72,17 +72,29 @@ def test_a_server_is_installed_and_the_token_is_for_root_only(host, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "usr/local/bin/k3s").read_bytes() == BINARY
     assert os.access(tmp_path / "usr/local/bin/k3s", os.X_OK)
-    token = tmp_path / "etc/rancher/k3s/hybrid-token"
-    assert token.read_text() == TOKEN
-    assert token.stat().st_mode & 0o777 == 0o600
+    for name, text in (("hybrid-token", TOKEN), ("hybrid-agent-token", AGENTS)):
+        token = tmp_path / "etc/rancher/k3s" / name
+        assert token.read_text() == text
+        assert token.stat().st_mode & 0o777 == 0o600
     told = (tmp_path / "record").read_text()
     assert "INSTALL_K3S_SKIP_DOWNLOAD=true" in told and "INSTALL_K3S_EXEC=server" in told
 
 
 def test_the_token_is_neither_printed_nor_passed_on(host, tmp_path):
     done = host(script(tmp_path, files()))
-    assert TOKEN not in done.stdout + done.stderr
-    assert TOKEN not in (tmp_path / "record").read_text()
+    for told in (done.stdout + done.stderr, (tmp_path / "record").read_text()):
+        assert TOKEN not in told and AGENTS not in told
+
+
+def test_an_agent_gets_one_token_with_which_it_cannot_become_a_server(host, tmp_path):
+    text = k3s.configuration("agent", address="10.61.0.20", site="berlin", join="10.61.0.10")
+    done = host(k3s.install_script("agent", files(), text, bundled=False, root=str(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "etc/rancher/k3s/hybrid-token").read_text() == TOKEN
+    assert not (tmp_path / "etc/rancher/k3s/hybrid-agent-token").exists()
+    assert "agent-token-file" not in yaml.safe_load(text)
+    server = k3s.configuration("server", address="10.61.0.10", site="berlin", join=None)
+    assert yaml.safe_load(server)["agent-token-file"] == "/etc/rancher/k3s/hybrid-agent-token"
 
 
 @pytest.mark.parametrize("name", ["installer", "binary"])

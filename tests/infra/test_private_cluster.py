@@ -42,20 +42,30 @@ def test_every_host_is_installed_and_known_by_its_key(declare):
         assert f"INSTALL_K3S_EXEC={machine.role}" in command["create"]
 
 
-def test_the_token_travels_on_standard_input_only(declare, settled):
+def test_tokens_travel_on_standard_input_only_and_an_agent_gets_its_own(declare, settled):
     made, seen = declare(on_hosts)
+    stdin = {"server": "a-random-password\na-random-password\n", "agent": "a-random-password"}
+    assert len(seen.inputs["random:index/randomPassword:RandomPassword"]) == 2
     for machine in HOSTS:
         command = seen.inputs[COMMAND][f"site-{machine.address}"]
-        assert command["stdin"] == "a-random-password"
+        assert command["stdin"] == stdin[machine.role]
         assert "stdin" in seen.secrets[COMMAND, f"site-{machine.address}"]
         assert "a-random-password" not in command["create"]
         assert "environment" not in command
-    assert settled(made.token)[2], "the token must be secret"
+    assert settled(made.join_token)[2], "the token must be secret"
+
+
+def test_who_joins_later_gets_the_agents_token_with_the_hash_of_the_clusters_authority(declare):
+    _, seen = declare(on_hosts)
+    command = seen.inputs[COMMAND]["site-join"]
+    assert command["create"].endswith("cat /var/lib/rancher/k3s/server/agent-token'")
+    assert command["connection"]["host"] == "10.61.0.10"
 
 
 def test_the_kubeconfig_is_secret_not_logged_and_leads_to_the_first_server(declare, settled):
     made, seen = declare(on_hosts)
-    assert seen.inputs[COMMAND]["site-kubeconfig"]["logging"] == "none"
+    for name in ("site-kubeconfig", "site-join"):
+        assert seen.inputs[COMMAND][name]["logging"] == "none"
     text, _, secret = settled(made.kubeconfig)
     assert "https://10.61.0.10:6443" in text and secret
 
@@ -81,7 +91,7 @@ def test_a_bundle_is_copied_to_every_host(declare, tmp_path):
     }
 
 
-@pytest.mark.parametrize("what", ["kubeconfig", "token"])
+@pytest.mark.parametrize("what", ["kubeconfig", "join_token"])
 def test_a_preview_knows_no_secret_yet(declare, settled, what):
     made, _ = declare(on_hosts, preview=True)
     _, known, secret = settled(getattr(made, what))

@@ -77,6 +77,8 @@ def test_it_runs_privately_or_on_the_gpu_pool(declare, seen):
     _, gpu = declare(lambda: Serving("serving", replace(ARGS, placement="gpu-pool")))
     assert pod(gpu)["nodeSelector"] == {"hybrid/pool": "gpu"}
     assert pod(gpu)["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert pod(gpu)["runtimeClassName"] == "hybrid-gpu"
+    assert "runtimeClassName" not in pod(seen)
     (container,) = pod(gpu)["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
 

@@ -22,11 +22,12 @@ ENGINE = (
 # environments are planned for a real one too.
 STACKS = {
     "local.private": 5,
-    "local.cloud": 47,
+    "local.cloud": 51,
     "local.link": 12,
-    "local.platform": 23,
-    "production.private": 16,
-    "production.cloud": 57,
+    "local.platform": 42,
+    "production.private": 20,
+    "production.cloud": 65,
+    "production.platform": 44,
 }
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 DEFAULT_TAGS = {"hybrid:environment", "hybrid:layer", "ManagedBy"}
@@ -138,6 +139,14 @@ def test_production_installs_k3s_on_every_host(plans):
     commands = resources(plans["production.private"], "command:remote:Command")
     installs = [c for c in commands if "INSTALL_K3S_EXEC" in json.dumps(c["inputs"])]
     assert len(installs) == 5
+
+
+def test_production_hands_the_join_token_to_the_secret_that_machines_read(plans):
+    (secret,) = resources(plans["production.cloud"], "aws:secretsmanager/secret:")
+    assert secret["inputs"]["recoveryWindowInDays"] == 0
+    (version,) = resources(plans["production.platform"], "aws:secretsmanager/secretVersion:")
+    assert version["inputs"]["secretId"] == version["inputs"]["secretString"] == UNKNOWN
+    assert not resources(plans["local.cloud"], "aws:secretsmanager/")
 
 
 def test_bringing_up_a_layer_too_early_names_the_one_that_is_missing(shell, plans):

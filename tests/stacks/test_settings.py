@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacks.settings import SHIPPED, SettingsError, known_environments, load_settings
+from stacks.settings import SHIPPED, Settings, SettingsError, known_environments, load_settings
 
 LOCAL = (SHIPPED / "local.yaml").read_text()
 PRODUCTION = (SHIPPED / "production.yaml").read_text()
@@ -31,6 +31,18 @@ def refusal(folder: Path, text: str) -> str:
     sentence = str(error.value)
     assert sentence.startswith(str(folder / "mine.yaml")), "the file must be named"
     return sentence.removeprefix(f"{folder}/")
+
+
+def load_settings_of(folder: Path, text: str) -> Settings:
+    (folder / "mine.yaml").write_text(text)
+    return load_settings("mine", [folder])
+
+
+def test_machines_join_where_there_is_a_cluster_of_our_own_and_a_pool(tmp_path):
+    assert not load_settings("local", [SHIPPED]).machines_join
+    assert load_settings("production", [SHIPPED]).machines_join
+    empty = changed(PRODUCTION, "maximum: 8", "maximum: 0")
+    assert not load_settings_of(tmp_path, empty).machines_join
 
 
 @pytest.mark.parametrize("environment", ["local", "production"])
@@ -180,7 +192,8 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "gpu_pool:",
             "gpu_pool: 4\nspare:",
             "gpu_pool is 4, but must be a section with the keys instance_types, minimum, maximum, "
-            "on_demand_base, spot_share, volume_gib, image_parameter; spare is not a setting; the "
+            "on_demand_base, spot_share, volume_gib, image_parameter, time_slices, "
+            "device_plugin_image, autoscaler_image; spare is not a setting; the "
             "keys allowed there are kind, backend, model_store, region, zones, aws, gcp, ports, "
             "network, sites, k3s, link, gpu_pool, object_stores, serving, federation, training.",
         ),
@@ -209,6 +222,29 @@ def test_a_wrong_value_is_told_with_key_value_and_choices(tmp_path, old, new, se
             "      - address: 10.71.0.12\n        role: agent",
             "sites.0.hosts has 2 of role 'server': k3s needs an odd number, 1 or 3, to keep a "
             "majority.",
+        ),
+        (
+            "  device_plugin_image: ",
+            "  # device_plugin_image: ",
+            "gpu_pool.device_plugin_image is missing: without NVIDIA's device plugin no pod gets a "
+            "GPU.",
+        ),
+        (
+            "  autoscaler_image: ",
+            "  # autoscaler_image: ",
+            "gpu_pool.autoscaler_image is missing: nobody would go from 0 to 8 machines.",
+        ),
+        (
+            "    amd64: \"0000000000000000000000000000000000000000000000000000000000000000\"\n"
+            "  # For",
+            "    arm64: \"0000000000000000000000000000000000000000000000000000000000000000\"\n"
+            "  # For",
+            "k3s.binary_sha256 lacks 'amd64', which the GPU machines are.",
+        ),
+        (
+            "  time_slices: 1",
+            "  time_slices: 0",
+            "gpu_pool.time_slices is 0, but must be greater than or equal to 1.",
         ),
         (
             "      - address: 10.71.0.12\n        role: server",
@@ -264,6 +300,12 @@ def test_training_is_optional_and_must_fit_the_gpu_pool(tmp_path):
     assert refusal(tmp_path, PRODUCTION + section + "  nodes: 9\n") == (
         "mine.yaml: training.nodes is 9, but gpu_pool.maximum is 8: "
         "the pods would wait for each other for ever."
+    )
+    sliced = changed(PRODUCTION, "time_slices: 1", "time_slices: 4") + section
+    assert load_settings_of(tmp_path, sliced).gpu_pool.time_slices == 4
+    assert refusal(tmp_path, sliced + "  gpus_per_node: 2\n") == (
+        "mine.yaml: training.gpus_per_node is 2, but with gpu_pool.time_slices 4 a pod gets one "
+        "slice of a GPU: set one of them to 1."
     )
     assert "training.gpus is not a setting; the keys allowed there are image, data, recipe" in (
         refusal(tmp_path, PRODUCTION + section + "  gpus: 2\n")

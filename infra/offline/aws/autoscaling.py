@@ -1,4 +1,4 @@
-"""EC2 Auto Scaling groups."""
+"""EC2 Auto Scaling groups and their lifecycle hooks."""
 
 from __future__ import annotations
 
@@ -204,7 +204,56 @@ def _delete(api: Aws, identity: str, state: Properties) -> None:
     until(lambda: _find(api, identity) is None, f"the Auto Scaling group {identity} to be deleted")
 
 
+_HOOK = {
+    "defaultResult": "DefaultResult",
+    "heartbeatTimeout": "HeartbeatTimeout",
+    "lifecycleTransition": "LifecycleTransition",
+    "notificationMetadata": "NotificationMetadata",
+    "notificationTargetArn": "NotificationTargetARN",
+    "roleArn": "RoleARN",
+}
+
+
+def _put_hook(api: Aws, identity: str, new: Properties, old: Properties) -> None:
+    api.client("autoscaling").put_lifecycle_hook(
+        LifecycleHookName=identity,
+        AutoScalingGroupName=new["autoscalingGroupName"],
+        **{key: new[name] for name, key in _HOOK.items() if new.get(name) is not None},
+    )
+
+
+def _read_hook(api: Aws, identity: str, state: Properties) -> Properties | None:
+    group = state["autoscalingGroupName"]
+    if _find(api, group) is None:
+        return None
+    answer = api.client("autoscaling").describe_lifecycle_hooks(
+        AutoScalingGroupName=group, LifecycleHookNames=[identity]
+    )
+    for hook in answer["LifecycleHooks"]:
+        return {name: hook[key] for name, key in _HOOK.items() if hook.get(key)} | {
+            "name": identity,
+            "autoscalingGroupName": group,
+        }
+    return None
+
+
+def _delete_hook(api: Aws, identity: str, state: Properties) -> None:
+    if _read_hook(api, identity, state) is not None:
+        api.client("autoscaling").delete_lifecycle_hook(
+            LifecycleHookName=identity, AutoScalingGroupName=state["autoscalingGroupName"]
+        )
+
+
 TYPES = {
+    "aws:autoscaling/lifecycleHook:LifecycleHook": ResourceType(
+        create=lambda api, request: (request.inputs["name"], {}),
+        read=_read_hook,
+        delete=_delete_hook,
+        configure=_put_hook,
+        handled=frozenset({*_HOOK, "autoscalingGroupName", "name"}),
+        replace_on=("autoscalingGroupName", "name", "lifecycleTransition"),
+        name="name",
+    ),
     "aws:autoscaling/group:Group": ResourceType(
         create=_create,
         read=_read,

@@ -1,4 +1,4 @@
-"""IAM: roles, their policies and instance profiles."""
+"""IAM: roles, users, their policies and keys, and instance profiles."""
 
 from __future__ import annotations
 
@@ -229,7 +229,117 @@ def _delete_profile(api: Aws, identity: str, state: Properties) -> None:
         iam.delete_instance_profile(InstanceProfileName=identity)
 
 
+def _create_user(api: Aws, request: Request) -> tuple[str, Properties]:
+    iam, inputs = api.client("iam"), request.inputs
+    found = _get(iam.get_user, UserName=inputs["name"])
+    if found is not None:
+        claim(request, "IAM user", inputs["name"], found["User"].get("Tags"))
+    else:
+        path = {"Path": inputs["path"]} if inputs.get("path") else {}
+        iam.create_user(UserName=inputs["name"], Tags=_marked_tags(api, request), **path)
+    return inputs["name"], {}
+
+
+def _change_user(api: Aws, identity: str, new: Properties, old: Properties) -> None:
+    wanted, present = api.tags(new), api.tags(old)
+    if not old or wanted == present:
+        return
+    iam = api.client("iam")
+    if removed := [key for key in present if key not in wanted]:
+        iam.untag_user(UserName=identity, TagKeys=removed)
+    iam.tag_user(UserName=identity, Tags=tag_list(wanted))
+
+
+def _read_user(api: Aws, identity: str, state: Properties) -> Properties | None:
+    found = _get(api.client("iam").get_user, UserName=identity)
+    if found is None:
+        return None
+    user = found["User"]
+    return {
+        "name": user["UserName"],
+        "arn": user["Arn"],
+        "uniqueId": user["UserId"],
+        "path": user["Path"],
+    } | observed_tags(api, user.get("Tags"))
+
+
+def _delete_user(api: Aws, identity: str, state: Properties) -> None:
+    with gone_is_done():
+        api.client("iam").delete_user(UserName=identity)
+
+
+def _put_user_policy(api: Aws, identity: str, new: Properties, old: Properties) -> None:
+    api.client("iam").put_user_policy(
+        UserName=new["user"], PolicyName=new["name"], PolicyDocument=new["policy"]
+    )
+
+
+def _read_user_policy(api: Aws, identity: str, state: Properties) -> Properties | None:
+    user, _, name = identity.partition(":")
+    found = _get(api.client("iam").get_user_policy, UserName=user, PolicyName=name)
+    if found is None:
+        return None
+    return {"user": user, "name": name, "policy": _document(found["PolicyDocument"])}
+
+
+def _delete_user_policy(api: Aws, identity: str, state: Properties) -> None:
+    user, _, name = identity.partition(":")
+    with gone_is_done():
+        api.client("iam").delete_user_policy(UserName=user, PolicyName=name)
+
+
+def _keys(api: Aws, user: str) -> list[Properties]:
+    found = _get(api.client("iam").list_access_keys, UserName=user)
+    return found["AccessKeyMetadata"] if found else []
+
+
+def _create_key(api: Aws, request: Request) -> tuple[str, Properties]:
+    iam, user = api.client("iam"), request.inputs["user"]
+    # A key's secret is told once: of a key that an interrupted run made nobody knows it.
+    for stray in _keys(api, user):
+        iam.delete_access_key(UserName=user, AccessKeyId=stray["AccessKeyId"])
+    key = iam.create_access_key(UserName=user)["AccessKey"]
+    return key["AccessKeyId"], {"secret": key["SecretAccessKey"]}
+
+
+def _read_key(api: Aws, identity: str, state: Properties) -> Properties | None:
+    for key in _keys(api, state["user"]):
+        if key["AccessKeyId"] == identity:
+            return {"status": key["Status"], "createDate": key["CreateDate"].isoformat()}
+    return None
+
+
+def _delete_key(api: Aws, identity: str, state: Properties) -> None:
+    with gone_is_done():
+        api.client("iam").delete_access_key(UserName=state["user"], AccessKeyId=identity)
+
+
 TYPES = {
+    "aws:iam/user:User": ResourceType(
+        create=_create_user,
+        read=_read_user,
+        delete=_delete_user,
+        configure=_change_user,
+        handled=frozenset({"name", "path", "tags"}),
+        replace_on=("name", "path"),
+        name="name",
+    ),
+    "aws:iam/userPolicy:UserPolicy": ResourceType(
+        create=lambda api, request: (f"{request.inputs['user']}:{request.inputs['name']}", {}),
+        read=_read_user_policy,
+        delete=_delete_user_policy,
+        configure=_put_user_policy,
+        handled=frozenset({"name", "user", "policy"}),
+        replace_on=("name", "user"),
+        name="name",
+    ),
+    "aws:iam/accessKey:AccessKey": ResourceType(
+        create=_create_key,
+        read=_read_key,
+        delete=_delete_key,
+        handled=frozenset({"user"}),
+        secrets=("secret",),
+    ),
     "aws:iam/role:Role": ResourceType(
         create=_create_role,
         read=_read_role,

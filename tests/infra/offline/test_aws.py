@@ -195,7 +195,7 @@ def everything(url: str, settings: dict[str, Any]) -> None:
         network_interface_id=machine.primary_network_interface_id,
         opts=options,
     )
-    aws.autoscaling.Group(
+    group = aws.autoscaling.Group(
         "gpu",
         name="gpu",
         min_size=0,
@@ -227,6 +227,18 @@ def everything(url: str, settings: dict[str, Any]) -> None:
         ],
         opts=options,
     )
+    aws.autoscaling.LifecycleHook(
+        "leave",
+        name="leave",
+        autoscaling_group_name=group.name,
+        lifecycle_transition="autoscaling:EC2_INSTANCE_TERMINATING",
+        heartbeat_timeout=settings.get("timeout", 120),
+        default_result="CONTINUE",
+        opts=options,
+    )
+    user = aws.iam.User("scaler", tags=TAGS, opts=options)
+    aws.iam.UserPolicy("scaler", user=user.name, policy=json.dumps(policy), opts=options)
+    key = aws.iam.AccessKey("scaler", user=user.name, opts=options)
     gateway = aws.ec2.VpnGateway("vpn", vpc_id=network.id, tags=TAGS, opts=options)
     customer = aws.ec2.CustomerGateway(
         "site", bgp_asn="65010", ip_address="203.0.113.7", type="ipsec.1", tags=TAGS, opts=options
@@ -333,6 +345,7 @@ def everything(url: str, settings: dict[str, Any]) -> None:
     aws.secretsmanager.SecretVersion(
         "token", secret_id=token.id, secret_string=pulumi.Output.secret("jointoken"), opts=options
     )
+    pulumi.export("key", key.secret)
     pulumi.export("scratch", scratch.bucket)
     pulumi.export("vpc", network.id)
     pulumi.export("address", address.public_ip)
@@ -404,6 +417,7 @@ def left_over(url: str) -> dict[str, list[str]]:
             if c["State"] != "deleted"
         ],
         "roles": [r["RoleName"] for r in iam.list_roles()["Roles"]],
+        "users": [u["UserName"] for u in iam.list_users()["Users"]],
         "profiles": [
             p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]
         ],
@@ -424,16 +438,16 @@ def test_every_type(run_stack, empty_moto) -> None:
     first = stack.up()
     made = {each["type"] for each in stack.export_stack().deployment["resources"]}
     assert made >= TYPES.keys()
-    assert first.outputs["configuration"].secret
+    assert first.outputs["configuration"].secret and first.outputs["key"].secret
     assert stack.up().summary.resource_changes.keys() == {"same"}
     assert stack.refresh().summary.resource_changes.keys() == {"same"}
 
     settings |= {"instance_type": "g5.2xlarge", "max_size": 8, "days": 60, "public_route": True}
-    settings |= {"to_port": 6444, "public": "10.20.32.0/20"}
+    settings |= {"to_port": 6444, "public": "10.20.32.0/20", "timeout": 240}
     changes = stack.up().summary.resource_changes
     # The group follows the template's new version, the route the new machine; what stands in the
     # subnet follows it: gateway, machine and both their associations.
-    assert (changes["update"], changes["replace"]) == (5, 6)
+    assert (changes["update"], changes["replace"]) == (6, 6)
 
     empty_moto.restart()
     assert stack.refresh().summary.resource_changes["delete"] >= len(TYPES)

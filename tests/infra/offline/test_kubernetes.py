@@ -70,6 +70,37 @@ def everything(url: str, settings: dict[str, Any]) -> None:
         spec={"replicas": 2, "selector": selector, "template": pod},
         opts=options,
     )
+    kubernetes.apps.v1.DaemonSet(
+        "plugin",
+        metadata=named("plugin"),
+        spec={"selector": selector, "template": pod},
+        opts=options,
+    )
+    kubernetes.node.v1.RuntimeClass(
+        "gpu",
+        metadata={"name": "gpu"},
+        handler=settings.get("handler", "nvidia"),
+        opts=options,
+    )
+    rules = [{"api_groups": [""], "resources": ["pods"], "verbs": ["get"]}]
+    subjects = [{"kind": "ServiceAccount", "name": "account", "namespace": "serving"}]
+    group = "rbac.authorization.k8s.io"
+    kubernetes.rbac.v1.ClusterRole("all", metadata={"name": "all"}, rules=rules, opts=options)
+    kubernetes.rbac.v1.ClusterRoleBinding(
+        "all",
+        metadata={"name": "all"},
+        role_ref={"api_group": group, "kind": "ClusterRole", "name": "all"},
+        subjects=subjects,
+        opts=options,
+    )
+    kubernetes.rbac.v1.Role("some", metadata=named("some"), rules=rules, opts=options)
+    kubernetes.rbac.v1.RoleBinding(
+        "some",
+        metadata=named("some"),
+        role_ref={"api_group": group, "kind": "Role", "name": "some"},
+        subjects=subjects,
+        opts=options,
+    )
     kubernetes.core.v1.Service(
         "torchserve",
         metadata=named("torchserve"),
@@ -114,10 +145,10 @@ def test_every_type(run_stack, cluster, tmp_path: Path) -> None:
     assert len(objects(tmp_path / "cluster")) == len(TYPES)
     assert stack.refresh().summary.resource_changes.keys() == {"same"}
 
-    settings |= {"image": "torchserve:2", "mode": "slow"}
+    settings |= {"image": "torchserve:2", "mode": "slow", "handler": "runc"}
     changes = stack.up().summary.resource_changes
-    # A Job's pods and a ConfigMap's data cannot change in place.
-    assert (changes["update"], changes["replace"]) == (1, 2)
+    # A Job's pods, a ConfigMap's data and a RuntimeClass's handler cannot change in place.
+    assert (changes["update"], changes["replace"]) == (2, 3)
 
     scaled = {"spec": {"replicas": 5}}
     path = f"{cluster.url}/apis/apps/v1/namespaces/serving/deployments/torchserve"

@@ -1,0 +1,192 @@
+"""The cluster autoscaler: adds a GPU machine for a pod that waits for one, ends idle ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi_kubernetes.apps.v1 import Deployment
+from pulumi_kubernetes.core.v1 import Namespace, Secret, ServiceAccount
+from pulumi_kubernetes.networking.v1 import NetworkPolicy
+from pulumi_kubernetes.rbac.v1 import ClusterRole, ClusterRoleBinding, Role, RoleBinding
+
+from infra import gpu, k3s, pods
+
+PART = "cluster-autoscaler"
+HEALTH = 8085
+RBAC = "rbac.authorization.k8s.io"
+
+
+@dataclass(frozen=True)
+class AutoscalerArgs:
+    """What runs, and on which group it acts.
+
+    Parameters
+    ----------
+    namespace
+        Made by the component.
+    image
+        Image of the cluster autoscaler, of the cluster's own minor version.
+    region, owned_tag
+        Where the group is, and the key of the tag by which it is found.
+    key
+        `id` and `secret` of an access key that may resize the group.
+    """
+
+    namespace: str
+    image: str
+    region: str
+    owned_tag: str
+    key: pulumi.Input[dict[str, str]]
+
+
+class Autoscaler(pulumi.ComponentResource):
+    """Deployment of the cluster autoscaler on the sites' machines, with just the rights it uses."""
+
+    def __init__(
+        self, name: str, args: AutoscalerArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("hybrid:infra:Autoscaler", name, None, opts)
+        own = pulumi.ResourceOptions(parent=self)
+        namespace = Namespace(
+            name,
+            metadata={"name": args.namespace, "labels": pods.labels(PART) | pods.RESTRICTED},
+            opts=own,
+        ).metadata["name"]
+        metadata = {"name": PART, "namespace": namespace, "labels": pods.labels(PART)}
+        key = pulumi.Output.from_input(args.key)
+        credentials = Secret(
+            name,
+            metadata=metadata,
+            string_data=pulumi.Output.secret(
+                {"AWS_ACCESS_KEY_ID": key["id"], "AWS_SECRET_ACCESS_KEY": key["secret"]}
+            ),
+            opts=own,
+        )
+        account = ServiceAccount(name, metadata=metadata, opts=own)
+        subjects = [{"kind": "ServiceAccount", "name": PART, "namespace": namespace}]
+        everywhere = {"name": f"hybrid-{PART}", "labels": pods.labels(PART)}
+        role = ClusterRole(name, metadata=everywhere, rules=CLUSTER_RULES, opts=own)
+        ClusterRoleBinding(
+            name,
+            metadata=everywhere,
+            role_ref={"api_group": RBAC, "kind": "ClusterRole", "name": role.metadata["name"]},
+            subjects=subjects,
+            opts=own,
+        )
+        own_role = Role(name, metadata=metadata, rules=NAMESPACE_RULES, opts=own)
+        RoleBinding(
+            name,
+            metadata=metadata,
+            role_ref={"api_group": RBAC, "kind": "Role", "name": own_role.metadata["name"]},
+            subjects=subjects,
+            opts=own,
+        )
+        Deployment(
+            name,
+            metadata=metadata,
+            spec={
+                "replicas": 1,
+                "selector": {"match_labels": pods.selector(PART)},
+                "template": {
+                    "metadata": {"labels": pods.labels(PART)},
+                    "spec": {
+                        "service_account_name": account.metadata["name"],
+                        "security_context": pods.POD_SECURITY,
+                        "node_selector": {gpu.NODE_LABEL: "private"},
+                        "containers": [container(args, credentials.metadata["name"])],
+                    },
+                },
+            },
+            opts=own,
+        )
+        NetworkPolicy(name, metadata=metadata, spec=NETWORK_POLICY, opts=own)
+        self.register_outputs({})
+
+
+def container(args: AutoscalerArgs, credentials: pulumi.Input[str]) -> dict[str, Any]:
+    """The autoscaler's container."""
+    return {
+        "name": PART,
+        "image": args.image,
+        "command": [
+            "./cluster-autoscaler",
+            "--cloud-provider=aws",
+            f"--namespace={args.namespace}",
+            f"--node-group-auto-discovery=asg:tag={args.owned_tag}",
+            "--expander=least-waste",
+            # Our pods keep scratch files on their node, which must not keep it alive.
+            "--skip-nodes-with-local-storage=false",
+            "--scale-down-unneeded-time=10m",
+            # Drivers, k3s and images take their time on a first boot.
+            "--max-node-provision-time=20m",
+        ],
+        "env": [{"name": "AWS_REGION", "value": args.region}],
+        "env_from": [{"secret_ref": {"name": credentials}}],
+        "ports": [{"name": "health", "container_port": HEALTH}],
+        "liveness_probe": {
+            "http_get": {"path": "/health-check", "port": "health"},
+            "period_seconds": 30,
+            "failure_threshold": 5,
+        },
+        "resources": pods.resources("100m", "600Mi"),
+        "security_context": pods.CONTAINER_SECURITY,
+    }
+
+
+def _rule(group: str, resources: list[str], verbs: list[str], *names: str) -> dict[str, Any]:
+    named = {"resource_names": list(names)} if names else {}
+    return {"api_groups": [group], "resources": resources, "verbs": verbs, **named}
+
+
+_READ = ["get", "list", "watch"]
+# It reads what the scheduler reads, taints and cordons nodes, and evicts pods from idle ones.
+CLUSTER_RULES = [
+    _rule("", ["nodes"], [*_READ, "update", "patch"]),
+    _rule("", ["pods/eviction"], ["create"]),
+    _rule("", ["pods/status"], ["update"]),
+    _rule("", ["events"], ["create", "patch"]),
+    _rule(
+        "",
+        [
+            "namespaces",
+            "persistentvolumeclaims",
+            "persistentvolumes",
+            "pods",
+            "replicationcontrollers",
+            "services",
+        ],
+        _READ,
+    ),
+    _rule("apps", ["daemonsets", "replicasets", "statefulsets"], _READ),
+    _rule("batch", ["jobs"], _READ),
+    _rule("policy", ["poddisruptionbudgets"], _READ),
+    _rule(
+        "storage.k8s.io",
+        ["csidrivers", "csinodes", "csistoragecapacities", "storageclasses", "volumeattachments"],
+        _READ,
+    ),
+]
+# In its own namespace it keeps its status and the lease of its leader.
+NAMESPACE_RULES = [
+    _rule("", ["configmaps"], ["create", "list", "watch"]),
+    _rule("", ["configmaps"], ["get", "update", "delete"], f"{PART}-status"),
+    _rule("coordination.k8s.io", ["leases"], ["create"]),
+    _rule("coordination.k8s.io", ["leases"], ["get", "update"], PART),
+]
+
+NETWORK_POLICY: dict[str, Any] = {
+    "pod_selector": {"match_labels": pods.selector(PART)},
+    "policy_types": ["Ingress", "Egress"],
+    # AWS, and the cluster's API behind its service.
+    "egress": [
+        pods.DNS,
+        {
+            "ports": [
+                {"protocol": "TCP", "port": 443},
+                {"protocol": "TCP", "port": k3s.API_PORT},
+            ]
+        },
+    ],
+}
