@@ -1,33 +1,26 @@
-"""What this machine has of what the toolkit needs, and the command that mends each lack."""
+"""What machine, cluster and accounts have of what is needed, and what mends each lack."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from cli.application import PROJECT
 from cli.environment import Environment, engine_root
+from cli.findings import Finding
+from cli.gpu_health import gpu_findings
 from cli.serving import ServingError, find_java
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; `mend` is the command to run where it is not well."""
-
-    subject: str
-    ok: bool
-    detail: str
-    mend: str = ""
-
-
 def diagnose(environment: Environment) -> list[Finding]:
-    """Look at everything an environment needs on this machine."""
+    """Look at everything an environment needs on this machine, and at its GPU pool."""
     findings = [_packages(), _engine(), _language_host(), _java()]
     if environment.is_local:
         findings += [_plugins(environment), _passphrase(environment), _space(environment)]
+    if engine_root().joinpath("bin", "pulumi").exists():
+        findings += gpu_findings(environment)
     return findings
 
 

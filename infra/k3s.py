@@ -7,6 +7,7 @@ server. Run it as root with ``sh``; running it again repairs or upgrades what is
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +97,9 @@ def configuration(
         "token-file": TOKEN_FILE,
         "node-ip": address,
         "node-label": ["hybrid/pool=private", f"hybrid/site={site}"],
+        # The cluster autoscaler stops at a node whose id has another form than AWS's
+        # (kubernetes/autoscaler#5595); one that is in no group of its own it leaves alone.
+        "kubelet-arg": [f"provider-id=aws:///{site}/{re.sub('[^a-z0-9]', '-', address.lower())}"],
     }
     if join is not None:
         options["server"] = f"https://{join}:{API_PORT}"

@@ -13,7 +13,7 @@ from cli.options import environment_argument, json_option
 @json_option
 @click.pass_obj
 def doctor(app: Application, environment: str, as_json: bool) -> None:
-    """Tell what this machine lacks for ENV and the command that mends it; exit code 1 if any."""
+    """Tell what this machine or ENV's GPU pool lacks, and what mends it; exit code 1 if any."""
     from dataclasses import asdict
 
     from cli.diagnosis import diagnose

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -131,6 +132,11 @@ def test_the_first_of_several_servers_starts_the_cluster_and_others_join():
     agent = config("agent", "10.0.0.1", True)
     assert agent["node-label"] == ["hybrid/pool=private", "hybrid/site=berlin"]
     assert "write-kubeconfig-mode" not in agent
+    assert agent["kubelet-arg"] == ["provider-id=aws:///berlin/10-0-0-2"]
+    # What the cluster autoscaler takes for an id of AWS.
+    name = k3s.configuration("agent", address="Node.Site.Example", site="berlin", join="10.0.0.1")
+    (argument,) = yaml.safe_load(name)["kubelet-arg"]
+    assert re.fullmatch("provider-id=aws:///[-0-9a-z]+/[-0-9a-z]+", argument)
 
 
 def test_an_air_gap_bundle_brings_the_images_along():
