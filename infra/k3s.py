@@ -97,8 +97,8 @@ def configuration(
         "token-file": TOKEN_FILE,
         "node-ip": address,
         "node-label": ["hybrid/pool=private", f"hybrid/site={site}"],
-        # The cluster autoscaler stops at a node whose id has another form than AWS's
-        # (kubernetes/autoscaler#5595); one that is in no group of its own it leaves alone.
+        # Many a cluster autoscaler stops at a node whose id has another form than AWS's
+        # (kubernetes/autoscaler#8047); one that is in no group of its own it leaves alone.
         "kubelet-arg": [f"provider-id=aws:///{site}/{re.sub('[^a-z0-9]', '-', address.lower())}"],
     }
     if join is not None:
