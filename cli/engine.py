@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,44 +24,12 @@ from pulumi.automation.errors import CommandError as EngineFailure
 from pulumi.automation.errors import ConcurrentUpdateError
 
 from cli.application import PROJECT, Progress
+from cli.changes import CHANGING, Change, LayerResult
 from cli.environment import Environment, engine_root
 from cli.errors import CommandError
 from cli.files import write_text
 from cli.layers import LAYERS, WAVES
 from cli.state import resource_counts
-
-CHANGING = ("create", "update", "replace", "delete")
-
-
-@dataclass(frozen=True)
-class Change:
-    """One step of a plan.
-
-    Parameters
-    ----------
-    layer, type, name
-        Which resource.
-    operation
-        create, update, replace or delete.
-    properties
-        Inputs that differ, for an update or a replacement.
-    """
-
-    layer: str
-    operation: str
-    type: str
-    name: str
-    properties: list[str]
-
-
-@dataclass
-class LayerResult:
-    """What an operation did to one layer, how many resources it has, and what it gives others."""
-
-    layer: str
-    changes: list[Change] = field(default_factory=list)
-    resources: int = 0
-    outputs: dict[str, Any] = field(default_factory=dict)
 
 
 class Engine:
@@ -121,6 +88,10 @@ class Engine:
                     return plan
             return self._bring_up(progress, refresh)
 
+    def drift(self, progress: Progress) -> list[LayerResult]:
+        """Compare every layer's state with what really is there, and change nothing."""
+        return self._run([LAYERS], progress, ["refresh", "--preview-only"])
+
     def down(self, progress: Progress) -> list[LayerResult]:
         """Destroy every layer's resources, in the reverse of the order of `up`."""
         with self._marked_unfinished() as was_unfinished:
@@ -164,6 +135,7 @@ class Engine:
         already tell, which doubles the time of an `up` that has nothing to do.
         """
         result = LayerResult(layer)
+        refreshing = arguments[0] == "refresh"
         errors: list[str] = []
         name = self._stack_name(layer)
         with tempfile.TemporaryDirectory(prefix="hybrid-engine-") as scratch:
@@ -184,9 +156,13 @@ class Engine:
                 raise CommandError(f"Layer {layer} failed: {told}") from None
             for event in _events(log):
                 if event.resource_pre_event is not None:
-                    self._note_step(result, event.resource_pre_event.metadata)
+                    if not refreshing:
+                        self._note_step(result, event.resource_pre_event.metadata)
                 elif event.res_outputs_event is not None:
                     step = event.res_outputs_event.metadata
+                    if refreshing:
+                        # Only once a resource was read it is known how it differs.
+                        self._note_step(result, step, refreshing=True)
                     if step.type == "pulumi:pulumi:Stack" and step.new is not None:
                         result.outputs = step.new.outputs or {}
         return result
@@ -201,9 +177,10 @@ class Engine:
         )
         return done.stdout
 
-    def _note_step(self, result: LayerResult, step: Any) -> None:
+    def _note_step(self, result: LayerResult, step: Any, *, refreshing: bool = False) -> None:
         # A replacement comes as several steps of one resource: the logical one names them all.
-        if step.type == "pulumi:pulumi:Stack" or not step.logical:
+        # A refresh has none of these.
+        if step.type == "pulumi:pulumi:Stack" or not (step.logical or refreshing):
             return
         result.resources += 1
         operation = "replace" if "replace" in step.op.value else step.op.value
@@ -211,7 +188,9 @@ class Engine:
             return
         properties = sorted((step.detailed_diff or {}) or step.diffs or [])
         name = step.urn.split("::")[-1]
-        change = Change(result.layer, operation, step.type, name, properties)
+        detailed = (step.detailed_diff or {}).items()
+        replacing = sorted(path for path, found in detailed if "replace" in found.diff_kind.value)
+        change = Change(result.layer, operation, step.type, name, properties, replacing)
         if change not in result.changes:
             result.changes.append(change)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -19,3 +21,7 @@ environment_option = click.option(
     shell_complete=_complete_environment, help="Environment to work on.",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+prices_option = click.option(
+    "--prices", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A table of prices instead of infra/prices.yaml.",
+)  # fmt: skip

@@ -8,10 +8,13 @@ import time
 from dataclasses import dataclass
 
 from cli.application import Progress
-from cli.engine import Engine, LayerResult
+from cli.changes import LayerResult
+from cli.engine import Engine
 from cli.environment import Environment
+from cli.errors import CommandError
 from cli.files import write_text
 from cli.local import LocalServers
+from cli.planning import require_policies
 from cli.processes import Supervisor
 from cli.production import restore
 from cli.state import resource_counts
@@ -50,9 +53,11 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
     Raises
     ------
     CommandError
-        A server does not start, or a layer fails; what is done stays, the next call goes on.
+        A mandatory rule is broken: nothing was done. Or a server does not start, or a layer fails;
+        what is done stays, the next call goes on.
     """
     start = time.monotonic()
+    require_policies(environment)
     engine = Engine(environment)
     if not environment.is_local:
         engine.prepare()
@@ -72,6 +77,29 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
     supervisor.wait(servers.all)
     restored = restore(environment, progress)
     return Provisioned(layers, started, restored, time.monotonic() - start)
+
+
+def drift(environment: Environment, progress: Progress) -> list[LayerResult]:
+    """What is not as the state records it; the caller holds the environment's lock.
+
+    Raises
+    ------
+    CommandError
+        The environment is not up, or its emulators are not running.
+    """
+    if not any(resource_counts(environment).values()):
+        raise CommandError(f"{environment.name} is not up: hybrid up {environment.name}.")
+    if environment.is_local:
+        alive = Supervisor(environment.folder).alive()
+        silent = [p.name for p in LocalServers(environment).emulators if p.name not in alive]
+        if silent:
+            raise CommandError(
+                f"{', '.join(silent)} of {environment.name} do not run, and what they held is "
+                f"lost: hybrid up {environment.name} makes it again."
+            )
+    engine = Engine(environment)
+    engine.prepare()
+    return engine.drift(progress)
 
 
 def down(environment: Environment, progress: Progress, *, purge: bool) -> Provisioned:

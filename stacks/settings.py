@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from datetime import date
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -213,6 +214,42 @@ class TrainingSettings(_Section):
     memory: Quantity = "16Gi"
 
 
+# The rules of infra/policy, whose modules are not imported before a plan is made.
+RuleName = Literal[
+    "public-bucket",
+    "open-ingress",
+    "unencrypted-volume",
+    "imds-v1",
+    "wildcard-iam",
+    "missing-tags",
+    "no-budget",
+    "gpu-maximum",
+    "private-path",
+]
+
+
+class Waiver(_Section):
+    """A rule that need not hold, up to and including a day, on resources of a name (or pattern)."""
+
+    rule: RuleName
+    resource: str
+    until: date
+    reason: Annotated[str, Field(min_length=10)]
+
+
+class PolicySettings(_Section):
+    """What the rules of infra/policy do here, where it is not their default."""
+
+    severity: dict[RuleName, Literal["mandatory", "advisory", "off"]] = {}
+    waivers: tuple[Waiver, ...] = ()
+
+
+class Budget(_Section):
+    """What an environment may cost a month, in US dollars; `up` goes no further."""
+
+    monthly_usd: Annotated[float, Field(gt=0)]
+
+
 class Settings(_Section):
     """Everything that differs between environments."""
 
@@ -233,6 +270,8 @@ class Settings(_Section):
     serving: ServingSettings
     federation: FederationSettings
     training: TrainingSettings | None = None
+    policy: PolicySettings = PolicySettings()
+    budget: Budget | None = None
 
     @property
     def aws_endpoint(self) -> str | None:

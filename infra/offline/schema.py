@@ -14,7 +14,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ _GETTER = re.compile(
     r"    def (?P<python_name>\w+)\(self\) -> (?P<type>[^\n]+):$",
     re.MULTILINE | re.DOTALL,
 )
+_WRAPPERS = ("Optional", "Input")
 _SCALARS = {"str": str, "bool": bool, "int": int, "float": float}
 _SCALAR_NAMES = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number"}
 
@@ -38,21 +39,31 @@ def sdk_version(package: str) -> str:
 
 @dataclass(frozen=True)
 class Property:
-    """One property: the engine's name for it, its annotation and where the annotation stands."""
+    """One property: the engine's and Python's name, its annotation and where that stands."""
 
     name: str
-    annotation: ast.expr
-    required: bool
+    python_name: str
+    type_text: str
     source: Path
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return re.match(r"(\w+\.)*Optional\[", self.type_text) is None
+
+    @cached_property
+    def annotation(self) -> ast.expr:
+        """Its type, parsed when somebody looks at it: of most properties nobody does."""
+        return ast.parse(self.type_text, mode="eval").body
 
     @property
     def is_string(self) -> bool:
         """Whether the value is text, not something written as JSON text."""
         annotation = self.annotation
-        while isinstance(annotation, ast.Subscript) and _name(annotation) in ("Optional", "Input"):
+        while isinstance(annotation, ast.Subscript) and type_name(annotation) in _WRAPPERS:
             annotation = annotation.slice
         return (
-            _name(annotation) in ("str", "Union")
+            type_name(annotation) in ("str", "Union")
             or isinstance(annotation, ast.Constant)
             and (not annotation.value.endswith("Args"))
         )
@@ -147,14 +158,14 @@ def _class_text(source: Path, header: str) -> str:
 def _class_properties(source: Path, name: str) -> dict[str, Property]:
     properties = {}
     for match in _GETTER.finditer(_class_text(source, name)):
-        annotation = ast.parse(match["type"], mode="eval").body
-        required = not (isinstance(annotation, ast.Subscript) and _name(annotation) == "Optional")
         engine_name = match["name"] or match["python_name"]
-        properties[engine_name] = Property(engine_name, annotation, required, source)
+        properties[engine_name] = Property(
+            engine_name, match["python_name"], match["type"], source
+        )
     return properties
 
 
-def _name(annotation: ast.expr) -> str:
+def type_name(annotation: ast.expr) -> str:
     """Last part of a name: ``Input`` for ``pulumi.Input[...]``, ``str`` for ``_builtins.str``."""
     if isinstance(annotation, ast.Subscript):
         annotation = annotation.value
@@ -163,7 +174,8 @@ def _name(annotation: ast.expr) -> str:
     return annotation.id if isinstance(annotation, ast.Name) else ""
 
 
-def _referenced(reference: str, source: Path) -> dict[str, Property] | None:
+@cache
+def fields(reference: str, source: Path) -> dict[str, Property] | None:
     """Properties of the input class that a quoted annotation names; None for another class."""
     module, _, name = reference.rpartition(".")
     if not name.endswith("Args"):
@@ -206,7 +218,7 @@ def _validate_value(value: Any, annotation: ast.expr, source: Path, path: str) -
     if value is UNKNOWN or value is None:
         return
     if isinstance(annotation, ast.Constant):  # a forward reference: a class of inputs
-        properties = _referenced(annotation.value, source)
+        properties = fields(annotation.value, source)
         if properties is None:
             return
         if not isinstance(value, dict):
@@ -214,7 +226,7 @@ def _validate_value(value: Any, annotation: ast.expr, source: Path, path: str) -
         else:
             yield from _validate_object(value, properties, path)
         return
-    name = _name(annotation)
+    name = type_name(annotation)
     if isinstance(annotation, ast.Subscript):
         arguments = (
             annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]

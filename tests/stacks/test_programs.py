@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.layers import LAYERS
 from infra.offline.install import install
+from infra.offline.wire import UNKNOWN as WIRE_UNKNOWN
+from stacks.capture import Capture
+from stacks.settings import load_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENGINE = (
@@ -147,6 +151,37 @@ def test_production_hands_the_join_token_to_the_secret_that_machines_read(plans)
     (version,) = resources(plans["production.platform"], "aws:secretsmanager/secretVersion:")
     assert version["inputs"]["secretId"] == version["inputs"]["secretString"] == UNKNOWN
     assert not resources(plans["local.cloud"], "aws:secretsmanager/")
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_what_is_captured_without_the_engine_is_what_the_engine_is_told(plans, stack):
+    environment, _, layer = stack.partition(".")
+    capture = Capture(environment, load_settings(environment))
+    found = {r.urn: r for r in capture.run(tuple(LAYERS[: LAYERS.index(layer) + 1]))}
+    planned = {r["urn"]: r for r in resources(plans[stack]) if not r.get("external")}
+    mine = {urn for urn, r in found.items() if r.layer == layer and r.custom}
+    assert mine == planned.keys()
+    for urn in mine:
+        if not found[urn].type.startswith("pulumi:"):
+            assert_told(planned[urn]["inputs"], found[urn].inputs, urn)
+
+
+def assert_told(planned, captured, where: str) -> None:
+    """Everything captured stands in the plan, which hides secrets and has plugins' defaults."""
+    captured = getattr(captured, "value", captured)
+    if captured is WIRE_UNKNOWN or planned in ("[secret]", UNKNOWN):
+        return
+    if isinstance(captured, dict):
+        assert isinstance(planned, dict), where
+        for key, value in captured.items():
+            assert key in planned, f"{where}.{key}"
+            assert_told(planned[key], value, f"{where}.{key}")
+    elif isinstance(captured, list):
+        assert len(captured) == len(planned), where
+        for number, (one, other) in enumerate(zip(planned, captured, strict=True)):
+            assert_told(one, other, f"{where}.{number}")
+    else:
+        assert planned == captured, where
 
 
 def test_bringing_up_a_layer_too_early_names_the_one_that_is_missing(shell, plans):

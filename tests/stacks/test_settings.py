@@ -195,7 +195,8 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "on_demand_base, spot_share, volume_gib, image_parameter, time_slices, "
             "device_plugin_image, autoscaler_image; spare is not a setting; the "
             "keys allowed there are kind, backend, model_store, region, zones, aws, gcp, ports, "
-            "network, sites, k3s, link, gpu_pool, object_stores, serving, federation, training.",
+            "network, sites, k3s, link, gpu_pool, object_stores, serving, federation, "
+            "training, policy, budget.",
         ),
     ],
 )

@@ -1,0 +1,93 @@
+"""The resources that an environment's state records, read without unsealing its secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cli.environment import Environment, engine_root
+from cli.errors import CommandError
+from cli.layers import LAYERS
+from infra.offline.wire import SECRET_SIGNATURE, SIGNATURE_KEY, UNKNOWN, Secret
+from infra.resources import PROVIDERS, Recorded
+
+
+def recorded(environment: Environment) -> dict[str, Recorded]:
+    """Resources of all layers by URN, in the order in which they were made.
+
+    Raises
+    ------
+    CommandError
+        The backend does not answer, or holds what cannot be read.
+    """
+    backend = environment.engine_variables().get("PULUMI_BACKEND_URL", "")
+    if backend.startswith("file://"):
+        folder = Path(backend.removeprefix("file://")) / ".pulumi" / "stacks" / "hybrid"
+        states = [_from_file(folder / f"{environment.name}.{layer}.json") for layer in LAYERS]
+    elif not environment.project.exists():
+        return {}
+    else:
+        with ThreadPoolExecutor(len(LAYERS)) as pool:
+            states = list(pool.map(lambda layer: _from_engine(environment, layer), LAYERS))
+    found = (_resource(entry) for state in states for entry in state.get("resources") or ())
+    return {resource.urn: resource for resource in found if resource is not None}
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())["checkpoint"]["latest"] or {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"The state file {file} cannot be read: {error}.") from None
+
+
+def _from_engine(environment: Environment, layer: str) -> dict[str, Any]:
+    try:
+        exported = subprocess.run(
+            [engine_root() / "bin" / "pulumi", "stack", "export", "--non-interactive"]
+            + ["--stack", f"{environment.name}.{layer}"],
+            cwd=environment.project,
+            env=os.environ | environment.engine_variables(),
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        raise CommandError("The Pulumi engine is not installed: run make setup.") from None
+    if exported.returncode == 0:
+        return json.loads(exported.stdout)["deployment"] or {}
+    if "no stack named" in exported.stderr:
+        return {}
+    raise CommandError(f"The engine's backend does not answer: {exported.stderr.strip()}")
+
+
+def _resource(entry: dict[str, Any]) -> Recorded | None:
+    """None for what is no declared resource: the stack, default providers, what is only read."""
+    kind, name = entry["type"], entry["urn"].rpartition("::")[2]
+    made_by_engine = kind == "pulumi:pulumi:Stack" or (
+        kind.startswith(PROVIDERS) and name.startswith("default")
+    )
+    if made_by_engine or entry.get("external") or entry.get("delete"):
+        return None
+    return Recorded(
+        kind,
+        entry["urn"],
+        entry.get("id", ""),
+        entry.get("custom", False),
+        _sealed(entry.get("inputs") or {}),
+        _sealed(entry.get("outputs") or {}),
+        entry.get("protect", False),
+    )
+
+
+def _sealed(value: Any) -> Any:
+    """Values with each encrypted one marked as an unknown secret."""
+    if isinstance(value, dict):
+        if value.get(SIGNATURE_KEY) == SECRET_SIGNATURE:
+            return Secret(UNKNOWN)
+        return {key: _sealed(item) for key, item in value.items()}
+    return [_sealed(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,62 @@
+"""hybrid cost"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.application import Application
+from cli.options import environment_argument, json_option, prices_option
+
+
+@click.command()
+@environment_argument
+@prices_option
+@click.option("--model-mib", type=click.FloatRange(min=0), default=64, show_default=True,
+              help="Size of the model that a federated round moves.")  # fmt: skip
+@json_option
+@click.pass_obj
+def cost(
+    app: Application, environment: str, prices: Path | None, model_mib: float, as_json: bool
+) -> None:
+    """Show what ENV costs a month: now, and after `hybrid up`; each as a range."""
+    from dataclasses import asdict
+
+    from cli.planning import capture, costs
+    from infra.cost import read_prices, round_traffic
+
+    target = app.environment(environment)
+    table = read_prices(prices) if prices else read_prices()
+    before, after = costs(target, capture(target), table)
+    gigabytes, dollars = round_traffic(len(target.settings.sites), int(model_mib * 2**20), table)
+    if as_json:
+        app.show_json(
+            {
+                "environment": environment,
+                "prices": table.as_of,
+                "now": {"low": before.low, "high": before.high},
+                "after": {"low": after.low, "high": after.high},
+                "items": [asdict(item) for item in after.items],
+                "federated_round": {"gigabytes": gigabytes, "egress_usd": dollars},
+            }
+        )
+        return
+    rows = []
+    for item in after.items:
+        priced = item.low is not None and item.high is not None
+        month = f"{item.low:.2f} to {item.high:.2f}" if priced else "no price"
+        rows.append([item.layer, item.name, item.what, month])
+    app.show_table(["layer", "resource", "what", "USD a month"], rows)
+    click.echo(f"Now:      {before.low:.2f} to {before.high:.2f} USD a month.")
+    click.echo(f"After up: {after.low:.2f} to {after.high:.2f} USD a month.")
+    click.echo(
+        f"A federated round of {model_mib:g} MiB moves {gigabytes:.2f} GB; its egress costs up to "
+        f"{dollars:.2f} USD."
+    )
+    click.echo(
+        f"Prices of {table.as_of}. By use, not in it: NAT {table.traffic.nat} and egress "
+        f"{table.traffic.egress} a GB, buckets {table.storage['aws:s3/bucket:Bucket']} a GiB."
+    )
+    if target.is_local:
+        click.echo("Emulators bill nothing: this is what the same would cost in the clouds.")

@@ -1,0 +1,82 @@
+"""A plan as Markdown, for whoever reviews a pull request."""
+
+from __future__ import annotations
+
+from cli.changes import Change, LayerResult
+from infra.policy.review import Finding
+
+# What goes with the old object when one of these is replaced or deleted.
+LOST = {
+    "aws:s3/bucket:Bucket": "all objects in it and their versions",
+    "gcp:storage/bucket:Bucket": "all objects in it and their versions",
+    "azure:storage/account:Account": "all objects in it and their versions",
+    "aws:ec2/vpc:Vpc": "the whole network: every machine, gateway and tunnel in it",
+    "aws:ec2/subnet:Subnet": "the machines in it",
+    "aws:ec2/natGateway:NatGateway": "open connections of the private subnets",
+    "aws:ec2/eip:Eip": "the public address, which others may have allowed",
+    "aws:ec2/vpnGateway:VpnGateway": "all tunnels",
+    "aws:ec2/vpnConnection:VpnConnection":
+        "both tunnels, until the site has the new addresses and keys",
+    "aws:ec2/customerGateway:CustomerGateway": "the site's tunnels while its connection moves",
+    "aws:autoscaling/group:Group": "all GPU machines and what runs on them",
+    "aws:iam/role:Role": "the identity of running machines",
+    "aws:secretsmanager/secret:Secret": "the secret's value and its versions",
+    "kubernetes:core/v1:Namespace": "everything in the namespace, volumes included",
+    "kubernetes:core/v1:PersistentVolumeClaim": "the data on the volume",
+    "kubernetes:apps/v1:Deployment": "running pods: an interruption",
+    "kubernetes:core/v1:Service": "the address that clients use",
+    "random:index/randomPassword:RandomPassword":
+        "the secret: whoever holds the old one is refused",
+    "tls:index/privateKey:PrivateKey": "the key: what trusted it must trust the new one",
+    "tls:index/selfSignedCert:SelfSignedCert": "the certificate that the sites trust",
+    "command:remote:Command": "what the command set up on the host: its delete command runs",
+}  # fmt: skip
+
+
+def plan_markdown(
+    environment: str, results: list[LayerResult], findings: list[Finding]
+) -> str:
+    """A section a layer, what is lost first; then the policies."""
+    lines = [f"## `hybrid preview {environment}`", ""]
+    lost = [(c, LOST[c.type]) for r in results for c in r.changes
+            if c.operation in ("replace", "delete") and c.type in LOST]  # fmt: skip
+    if lost:
+        lines += ["### What is lost", ""]
+        lines += [f"- **{c.operation}** {c.layer} / {c.name}: {what}{_why(c)}" for c, what in lost]
+        lines.append("")
+    for result in results:
+        lines += _layer(result)
+    return "\n".join(lines + _policies(findings))
+
+
+def _layer(result: LayerResult) -> list[str]:
+    lines = [f"### {result.layer}: {len(result.changes)} of {result.resources} change", ""]
+    if not result.changes:
+        return lines
+    lines += ["| operation | type | name | properties |", "| --- | --- | --- | --- |"]
+    risky = ("replace", "delete")
+    for change in sorted(result.changes, key=lambda change: change.operation not in risky):
+        operation = change.operation
+        shown = f"**{operation}**" if operation in risky else operation
+        properties = ", ".join(f"`{path}`" for path in change.properties)
+        lines.append(f"| {shown} | `{change.type}` | {change.name} | {properties} |")
+    return [*lines, ""]
+
+
+def _why(change: Change) -> str:
+    if not change.replacing:
+        return ""
+    return f" (because of {', '.join(f'`{path}`' for path in change.replacing)})"
+
+
+def _policies(findings: list[Finding]) -> list[str]:
+    if not findings:
+        return ["### Policies: all hold", ""]
+    blocking = sum(finding.blocks for finding in findings)
+    lines = [f"### Policies: {len(findings)} violations, {blocking} stop `hybrid up`", ""]
+    lines += ["| rule | severity | resource | violation |", "| --- | --- | --- | --- |"]
+    for finding in findings:
+        shown = f"**{finding.rule}**" if finding.blocks else finding.rule
+        told = finding.told.replace("|", "\\|")
+        lines.append(f"| {shown} | {finding.severity} | {finding.resource} | {told} |")
+    return [*lines, ""]

@@ -1,0 +1,1 @@
+"""Rules that every plan is held against; docs/plans.md lists them."""
