@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from federation.checkpoint import Checkpoint, Record, exclusive, write_records
@@ -29,8 +30,8 @@ from federation.strategy import FedAvg, FedProx, Update, Weights, average_metric
 from recsys.artifact import LoadedModel, load_model, save_model
 
 POLL_SECONDS = 0.25
-# Time that a restarting SuperNode gets to come back before its site counts as missing.
-JOIN_SECONDS = 60.0
+# Time that a site gets to come back, after a restart or over a lost link, before it is missing.
+JOIN_SECONDS = 900.0
 
 app = ServerApp()
 log = logging.getLogger("flwr")
@@ -118,6 +119,9 @@ def _exchange(
 ) -> tuple[dict[str, RecordDict], dict[str, int]]:
     """Send the global model to every site and collect all the replies.
 
+    Flower gives up on a site that was silent for a minute. Such a site is asked again once it is
+    back, and the time for an answer starts anew.
+
     Returns
     -------
     replies : dict of str to RecordDict
@@ -132,39 +136,56 @@ def _exchange(
         If a site is not connected, does not answer in time, or fails.
     """
     model = pack(weights)
-    messages = {
-        site: Message(
-            RecordDict({"model": model, "task": replace(task, train=site in chosen).to_record()}),
-            node,
-            MessageType.TRAIN if chosen else MessageType.EVALUATE,
-            ttl=settings.round_timeout,
-            group_id=str(task.number),
-        )
-        for site, node in _nodes(grid, settings.sites).items()
-    }
-    # Flower's own send_and_receive looks for replies every three seconds only.
-    waiting = dict(zip(grid.push_messages(messages.values()), messages, strict=True))
-    deadline = time.monotonic() + settings.round_timeout
+    waiting: dict[str, str] = {}
     replies: dict[str, RecordDict] = {}
+    bytes_down = 0
+
+    def ask(nodes: dict[str, int]) -> float:
+        nonlocal bytes_down
+        messages = [
+            Message(
+                RecordDict(
+                    {"model": model, "task": replace(task, train=site in chosen).to_record()}
+                ),
+                node,
+                MessageType.TRAIN if chosen else MessageType.EVALUATE,
+                ttl=settings.round_timeout,
+                group_id=str(task.number),
+            )
+            for site, node in nodes.items()
+        ]
+        waiting.update(zip(grid.push_messages(messages), nodes, strict=True))
+        bytes_down += sum(size_of(message.content) for message in messages)
+        return time.monotonic() + settings.round_timeout
+
+    deadline = ask(_nodes(grid, settings.sites))
+    lost: set[str] = set()
+    # Flower's own send_and_receive looks for replies every three seconds only.
     while True:
         for reply in grid.pull_messages(list(waiting)):
             site = waiting.pop(reply.metadata.reply_to_message_id)
-            if reply.has_error():
+            if not reply.has_error():
+                replies[site] = reply.content
+            elif reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+                log.warning("the link to site %r is lost; its work waits until it is back", site)
+                lost.add(site)
+            else:
                 raise FederationError(f"Site {site!r} failed: {_reason(reply.error.reason)}")
-            replies[site] = reply.content
-        if not waiting:
+        if back := {n.name: n.node_id for n in grid.get_nodes() if n.name in lost} if lost else {}:
+            log.info("back again: %s", _listed(back))
+            deadline = ask(back)
+            lost -= back.keys()
+        if not waiting and not lost:
             break
         if time.monotonic() > deadline:
             raise FederationError(
-                f"No answer from {_listed(waiting.values())} in round {task.number} within "
-                f"{settings.round_timeout:g} s: read the log of the SuperNode and of the client "
-                "executor there."
+                f"No answer from {_listed([*waiting.values(), *sorted(lost)])} in round "
+                f"{task.number} within {settings.round_timeout:g} s: read the log of the SuperNode "
+                "and of the client executor there."
             )
         time.sleep(POLL_SECONDS)
-    traffic = {
-        "bytes_down": sum(size_of(message.content) for message in messages.values()),
-        "bytes_up": sum(size_of(reply) for reply in replies.values()),
-    }
+    bytes_up = sum(size_of(reply) for reply in replies.values())
+    traffic = {"bytes_down": bytes_down, "bytes_up": bytes_up}
     return {site: replies[site] for site in settings.sites}, traffic
 
 

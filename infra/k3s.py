@@ -15,6 +15,8 @@ from typing import Literal
 
 import yaml
 
+from infra.pods import LOST_LINK_SECONDS
+
 RELEASES = "https://github.com/k3s-io/k3s/releases/download"
 SOURCES = "https://raw.githubusercontent.com/k3s-io/k3s"
 STAGING = "/var/tmp/hybrid-k3s"
@@ -109,6 +111,11 @@ def configuration(
             "tls-san": [address],
             "secrets-encryption": True,
             "write-kubeconfig-mode": "0600",
+            # A node behind a lost link keeps its pods, for longer than the default of 5 minutes.
+            "kube-apiserver-arg": [
+                f"default-not-ready-toleration-seconds={LOST_LINK_SECONDS}",
+                f"default-unreachable-toleration-seconds={LOST_LINK_SECONDS}",
+            ],
         }
         if high_availability and join is None:
             options["cluster-init"] = True

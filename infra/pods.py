@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 USER = 1000
+LOST_LINK_SECONDS = 900
+"""Seconds that a node may be out of reach before its pods are replaced."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 POD_SECURITY: dict[str, Any] = {

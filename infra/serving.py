@@ -157,7 +157,19 @@ def placement(where: Literal["private", "gpu-pool"]) -> dict[str, Any]:
         return {"node_selector": {gpu.NODE_LABEL: "private"}}
     return {
         "node_selector": gpu.SELECTOR,
-        "tolerations": [gpu.TOLERATION],
+        "tolerations": [
+            gpu.TOLERATION,
+            # The link may be lost for a while: training on the other side of it goes on.
+            *(
+                {
+                    "key": f"node.kubernetes.io/{state}",
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "toleration_seconds": pods.LOST_LINK_SECONDS,
+                }
+                for state in ("not-ready", "unreachable")
+            ),
+        ],
         "runtime_class_name": gpu.RUNTIME_CLASS,
     }
 

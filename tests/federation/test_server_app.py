@@ -248,3 +248,52 @@ def test_a_missing_site_is_named(
     monkeypatch.setattr(server_app, "JOIN_SECONDS", 0.2)
     with pytest.raises(FederationError, match="Not connected: site 'south'. Start the SuperNode"):
         start(settings_of(tmp_path, shop), LocalGrid({"north": shop.data["north"]}))
+
+
+class GridWithALostLink(LocalGrid):
+    """Flower's Grid while one site's link is lost in the middle of its first task.
+
+    As the SuperLink does it: the task is answered with an error, and the site is not among the
+    nodes until it is back, `absent` looks later.
+    """
+
+    def __init__(self, data: dict[str, Path], site: str, absent: float) -> None:
+        super().__init__(data, self._lose)
+        self._lost, self._absent, self._away = site, absent, False
+        self.looks = 0
+
+    def _lose(self, site: str, reply: Message) -> Message:
+        if site != self._lost or self.looks:
+            return reply
+        self._away = True
+        return Message(Error(code=5, reason="no heartbeat"), reply_to=self._asked)
+
+    def _ask(self, site: str, message: Message) -> Message:
+        self._asked = message
+        return super()._ask(site, message)
+
+    def get_nodes(self) -> list[SimpleNamespace]:
+        self.looks += self._away
+        self._away = self._away and self.looks <= self._absent
+        return [n for n in super().get_nodes() if not (self._away and n.name == self._lost)]
+
+
+def test_a_lost_link_fails_no_site_and_the_work_resumes(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_app, "POLL_SECONDS", 0.001)
+    start(settings_of(tmp_path / "whole", shop), LocalGrid(shop.data))
+    grid = GridWithALostLink(shop.data, "south", absent=4)
+    start(settings_of(tmp_path / "lost", shop), grid)
+    assert grid.looks > 4 and grid.exchanges == 4, "one task was given twice"
+    whole, lost = (read_records(tmp_path / run) for run in ("whole", "lost"))
+    assert [r["loss"] for r in lost[1:]] == [r["loss"] for r in whole[1:]]
+    assert lost[1]["bytes_down"] > whole[1]["bytes_down"]
+
+
+def test_a_link_that_stays_lost_ends_the_run_with_the_sites_name(
+    shop: Shop, tmp_path: Path
+) -> None:
+    grid = GridWithALostLink(shop.data, "south", absent=float("inf"))
+    with pytest.raises(FederationError, match="No answer from site 'south' in round 1 within 0.3"):
+        start(settings_of(tmp_path, shop, round_timeout=0.3), grid)

@@ -126,6 +126,9 @@ def test_the_first_of_several_servers_starts_the_cluster_and_others_join():
     first = config("server", None, True)
     assert first["cluster-init"] is True and "server" not in first
     assert first["secrets-encryption"] is True
+    kept = {key: int(seconds) for key, seconds in (a.split("=") for a in first["kube-apiserver-arg"])}
+    assert kept.keys() == {f"default-{s}-toleration-seconds" for s in ("not-ready", "unreachable")}
+    assert min(kept.values()) > 600, "a link may be lost for ten minutes"
     assert "cluster-init" not in config("server", None, False)
     second = config("server", "10.0.0.1", True)
     assert second["server"] == "https://10.0.0.1:6443" and "cluster-init" not in second

@@ -76,9 +76,15 @@ def test_it_runs_privately_or_on_the_gpu_pool(declare, seen):
     assert pod(seen)["nodeSelector"] == {"hybrid/pool": "private"}
     _, gpu = declare(lambda: Serving("serving", replace(ARGS, placement="gpu-pool")))
     assert pod(gpu)["nodeSelector"] == {"hybrid/pool": "gpu"}
-    assert pod(gpu)["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert pod(gpu)["runtimeClassName"] == "hybrid-gpu"
     assert "runtimeClassName" not in pod(seen)
+    device, *lost = pod(gpu)["tolerations"]
+    assert device["key"] == "nvidia.com/gpu"
+    assert {each["key"] for each in lost} == {
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    }
+    assert all(each["tolerationSeconds"] > 600 for each in lost), "a link lost for ten minutes"
     (container,) = pod(gpu)["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
