@@ -1,4 +1,4 @@
-"""What each pretraining objective and the item texts bring, for warm and for cold items.
+"""What neighbours, item texts and each pretraining objective bring, for warm and cold items.
 
     python -m benchmarks.ablation [--data FOLDER] [--epochs N] [--pretrain-epochs 3] [--seeds 1]
 
@@ -38,8 +38,10 @@ def variants(epochs: int | None, pretrain_epochs: int) -> dict[str, Recipe]:
     if epochs is not None:
         plain = replace(plain, epochs=epochs)
     alone = {name: 0.0 for name in PRETRAINING}
+    without = replace(plain, text_buckets=0)
     return {
-        "no texts, no pretraining": replace(plain, text_buckets=0),
+        "items alone": replace(without, neighbours=False, horizon=1),
+        "neighbours, three events ahead": without,
         "texts": plain,
         **{
             f"texts, {name.replace('_', ' ')}": replace(

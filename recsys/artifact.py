@@ -16,13 +16,11 @@ from torch import Tensor
 
 from recsys.accelerate.prune import fit_shapes
 from recsys.accelerate.quantise import decompressed
+from recsys.bags import Bags
 from recsys.errors import RecsysError
 from recsys.files import write_atomically
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
-from recsys.text import TextBags
-
-TEXT_WEIGHTS = ("text_tower.features", "text_tower.offsets", "text_tower.embedding.weight")
 
 
 @dataclass(frozen=True)
@@ -85,21 +83,26 @@ def load_model(folder: Path | str) -> LoadedModel:
 
 
 def model_of(weights: dict[str, Tensor], items: int, recipe: Recipe) -> SequentialRecommender:
-    """The model that has these weights; the features of its items' texts are among them.
+    """The model that has these weights; its items' texts and neighbours are among them.
 
     Raises
     ------
     RecsysError, RuntimeError
         When the weights do not fit the number of items or the recipe.
     """
-    texts = None
-    if weights.keys() >= set(TEXT_WEIGHTS):
-        features, offsets, embedding = (weights[name] for name in TEXT_WEIGHTS)
-        texts = TextBags(features.numpy(), offsets.numpy(), len(embedding))
-    model = SequentialRecommender(items, recipe, texts)
+    texts, neighbours = (_bags_in(weights, tower) for tower in ("text_tower", "neighbour_tower"))
+    model = SequentialRecommender(items, recipe, texts, neighbours)
     fit_shapes(model, weights, recipe)
     model.load_state_dict(weights)
     return model
+
+
+def _bags_in(weights: dict[str, Tensor], tower: str) -> Bags | None:
+    parts = [f"{tower}.{part}" for part in ("features", "offsets", "embedding.weight")]
+    if not weights.keys() >= set(parts):
+        return None
+    features, offsets, embedding = (weights[part] for part in parts)
+    return Bags(features.numpy(), offsets.numpy(), len(embedding))
 
 
 def _read_json(file: Path, kind: type) -> Any:

@@ -1,8 +1,9 @@
 """A causal transformer over a user's events, on packed batches.
 
 SASRec (Kang and McAuley, 2018) with the now usual changes: pre-norm blocks, fused attention
-kernels, GELU, and the item embeddings tied to the output layer. Where items have texts, a vector
-made of the text is added to each item's embedding, on the way in and on the way out.
+kernels, GELU, and the item embeddings tied to the output layer. To each item's embedding a vector
+is added that is made of its text or, where items have none, of its neighbours in people's
+histories, on the way in and on the way out.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from recsys.bags import Bags, BagTower
 from recsys.errors import RecsysError
 from recsys.packing import Packed, Windows, pack
 from recsys.recipe import Recipe
-from recsys.text import TextBags, TextTower, hash_texts
+from recsys.text import hash_texts
 
 
 # An optimizer that moves every weight by about its rate a step would need many epochs to bring one
 # number to where it matters.
-SEEN_BIAS_SCALE = 10.0
+SEEN_BIAS_SCALE = 40.0
 
 
 class Block(nn.Module):
@@ -68,17 +70,26 @@ class SequentialRecommender(nn.Module):
         Shape and dropout.
     texts
         Features of the items' texts (`recsys.text.read_catalogue`), where there are any.
+    neighbours
+        Those of the items (`recsys.neighbours.neighbours`), where they are to count.
 
     Raises
     ------
     RecsysError
-        When there are not as many texts as items.
+        When there are not as many texts, or items with neighbours, as items.
     """
 
-    def __init__(self, items: int, recipe: Recipe, texts: TextBags | None = None) -> None:
+    def __init__(
+        self,
+        items: int,
+        recipe: Recipe,
+        texts: Bags | None = None,
+        neighbours: Bags | None = None,
+    ) -> None:
         super().__init__()
-        if texts is not None and len(texts.offsets) != items + 1:
-            raise RecsysError(f"{len(texts.offsets) - 1} item texts for {items} items")
+        for bags, what in ((texts, "item texts"), (neighbours, "lists of neighbours")):
+            if bags is not None and len(bags.offsets) != items + 1:
+                raise RecsysError(f"{len(bags.offsets) - 1} {what} for {items} items")
         self.items = items
         self.length = recipe.length
         self.recompute, self.bfloat16 = recipe.activation_checkpointing, recipe.bfloat16
@@ -93,7 +104,12 @@ class SequentialRecommender(nn.Module):
         # Logits of unit size from the first step on: smaller tied embeddings leave the softmax
         # flat, and the first epochs go into little but making them larger.
         nn.init.normal_(self.item_embedding.weight, std=recipe.dimension**-0.5)
-        self.text_tower = TextTower(texts, recipe.dimension) if texts else None
+        self.text_tower = BagTower(texts, recipe.dimension) if texts else None
+        self.neighbour_tower = None
+        if neighbours:
+            self.neighbour_tower = BagTower(
+                neighbours, recipe.dimension, recipe.neighbour_dropout
+            )
         self._seen_bias = nn.Parameter(torch.zeros(()))
 
     @property
@@ -120,11 +136,17 @@ class SequentialRecommender(nn.Module):
         """float[items, d]: the items' vectors, which are also the output layer."""
         return self.input_table()[: self.items]
 
+    @property
+    def towers(self) -> list[BagTower]:
+        """Those that give each item a vector beside its embedding."""
+        return [tower for tower in (self.text_tower, self.neighbour_tower) if tower is not None]
+
     def input_table(self) -> Tensor:
         """float[items + 1, d]: what the transformer reads for each item and for the mask."""
-        if self.text_tower is None:
-            return self.item_embedding.weight
-        return self.item_embedding.weight + F.pad(self.text_tower(), (0, 0, 0, 1))
+        table = self.item_embedding.weight
+        for tower in self.towers:
+            table = table + F.pad(tower(), (0, 0, 0, 1))
+        return table
 
     def look_up(self, items: Tensor, table: Tensor) -> Tensor:
         """float[events, d] of int64[events] in an `input_table`."""
@@ -189,14 +211,14 @@ class SequentialRecommender(nn.Module):
         return states[torch.from_numpy(np.argsort(order))]
 
     def folded(self) -> SequentialRecommender:
-        """A model that answers as this one, the texts' vectors added into its item embeddings.
+        """A model that answers as this one, the towers' vectors added into its item embeddings.
 
-        For serving and export, where the texts need not be read anew for each request.
+        For serving and export, where texts and neighbours need not be read for each request.
         """
-        model = copy.deepcopy(self)
-        model.text_tower = None
+        model = copy.deepcopy(self).eval()
         with torch.no_grad():
-            model.item_embedding.weight.copy_(self.input_table())
+            model.item_embedding.weight.copy_(model.input_table())
+        model.text_tower = model.neighbour_tower = None
         return model
 
     def with_new_items(self, texts: Sequence[str]) -> SequentialRecommender:
@@ -225,10 +247,9 @@ class SequentialRecommender(nn.Module):
         model.item_embedding = nn.Embedding.from_pretrained(
             torch.cat([table[: self.items], unknown, table[self.items :]]), freeze=False
         )
-        later = torch.from_numpy(new.offsets[1:]) + tower.offsets[-1]
-        tower.features = torch.cat([tower.features, torch.from_numpy(new.features)])
-        tower.offsets = torch.cat([tower.offsets, later])
-        tower.index()
+        tower.append(new)
+        if model.neighbour_tower is not None:
+            model.neighbour_tower.append(hash_texts([""] * len(texts), 1))
         return model
 
     def scores(

@@ -27,6 +27,7 @@ from recsys.packing import Packed, Windows, pack, training_windows
 from recsys.randomness import uniform_at
 from recsys.recipe import Recipe
 from recsys.softmax import Places, chunked_cross_entropy
+from recsys.text import has_texts
 
 # Softness of the contrastive choice (Xie et al., 2022) and the share of a session in its views.
 TEMPERATURE = 0.1
@@ -50,6 +51,10 @@ class Objective(Protocol):
 class NextItem:
     """Next-item prediction at every event, with the recipe's loss.
 
+    Where items have no texts, an event also predicts those that come after the next one, up to the
+    recipe's horizon and the end of the history, and each prediction counts alike: an item that has
+    few events learns from more of its surroundings.
+
     Raises
     ------
     RecsysError
@@ -63,6 +68,8 @@ class NextItem:
                 "no user has two training events, so there is no next item to learn from"
             )
         self.recipe = recipe
+        self.horizon = 1 if has_texts(interactions, recipe) else recipe.horizon
+        self.ends = np.repeat(interactions.offsets[1:], np.diff(interactions.offsets))
         # A sample as large as the catalogue costs more than the catalogue, and knows less.
         whole = recipe.negatives >= len(interactions.items)
         self.loss = "softmax" if whole else recipe.loss
@@ -79,8 +86,10 @@ class NextItem:
     ) -> tuple[Tensor, int]:
         inputs = model.input_table()
         states, table = model(packed, table=inputs), inputs[: model.items]
-        targets = torch.from_numpy(self.windows.sequence[places + 1]).long().to(states.device)
-        rows, items = (part.to(states.device) for part in seen(packed))
+        events, targets = self._predictions(places)
+        rows, items = (part.to(states.device) for part in seen(packed, events))
+        states = states[torch.from_numpy(events).to(states.device)]
+        targets = torch.from_numpy(targets).long().to(states.device)
         bias = {"bias": model.seen_bias, "biased": (rows, items)}
         if self.loss == "softmax":
             return chunked_cross_entropy(states, table, targets, **bias), len(targets)
@@ -93,9 +102,19 @@ class NextItem:
             loss = generalised_bce(states, table, targets, negatives, t, **bias)
         return loss, len(targets)
 
+    def _predictions(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int[predictions] each: which packed event predicts, and the item that it should."""
+        later = places + np.arange(1, self.horizon + 1)[:, None]
+        steps, events = np.nonzero(later < self.ends[places])
+        return events, self.windows.sequence[later[steps, events]]
 
-def seen(packed: Packed) -> Places:
-    """Which items each packed event and those before it in the window are: (events, items)."""
+
+def seen(packed: Packed, predicting: np.ndarray) -> Places:
+    """What each prediction knows of its session: (predictions, items), sorted, none twice.
+
+    Prediction p is made at the packed event ``predicting[p]``: the items are that event's and
+    those of the events before it in the window.
+    """
     events, before = [], []
     start = 0
     for count, length in packed.groups:
@@ -107,7 +126,11 @@ def seen(packed: Packed) -> Places:
     rows, items = np.concatenate(events), packed.items.numpy()[np.concatenate(before)]
     width = items.max() + 1
     rows, items = np.divmod(np.unique(rows * width + items), width)
-    return torch.from_numpy(rows), torch.from_numpy(items)
+    bounds = np.searchsorted(rows, np.arange(len(packed.items) + 1))
+    first, counts = bounds[predicting], np.diff(bounds)[predicting]
+    ends = np.cumsum(counts)
+    known = np.arange(ends[-1]) + np.repeat(first - ends + counts, counts)
+    return torch.from_numpy(np.repeat(np.arange(len(counts)), counts)), torch.from_numpy(items[known])
 
 
 class Pretraining:

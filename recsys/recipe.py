@@ -36,6 +36,11 @@ class Recipe:
     text_buckets
         Where items have texts, their hashed features share at most so many embeddings; 0 ignores
         the texts.
+    neighbours, neighbour_dropout
+        Where items have no texts: whether each gets a vector made of its neighbours in people's
+        histories (`recsys.neighbours`), and the share of the neighbours left out at each step.
+    horizon
+        Where items have no texts, each event predicts so many of those that follow it in training.
     loss
         Of next-item prediction: ``softmax`` (against every item), ``sampled`` (softmax against
         drawn items with the logQ correction) or ``gbce``. See `recsys.losses`.
@@ -90,6 +95,9 @@ class Recipe:
     length: int = 50
     dropout: float = 0.5
     text_buckets: int = 16384
+    neighbours: bool = True
+    neighbour_dropout: float = 0.5
+    horizon: int = 3
     loss: str = "sampled"
     negatives: int = 2048
     negative_power: float = 0.75
@@ -117,7 +125,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in (
             "dimension", "blocks", "heads", "batch_tokens", "epochs", "patience", "negatives",
-            "skip_gram_reach", "accumulation",
+            "skip_gram_reach", "accumulation", "horizon",
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("length", self.length >= 2, "at least 2")
@@ -126,7 +134,8 @@ class Recipe:
             "negative_power", "average_epochs", *PRETRAINING,
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        for name in ("dropout", "neighbour_dropout"):
+            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("final_rate", "calibration"):
             self._require(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
         self._require("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}")

@@ -4,8 +4,8 @@ Each process holds an equal stretch of rows, with their optimizer state, as a DT
 looked up by all-to-all. In the softmax each process scores its own rows for the events of all, and
 the log-sum-exps of the stretches are combined: the full softmax, not an estimate of it.
 
-Where items have texts, each process reads those of its own rows; the features' embeddings are
-whole in each, and their gradients are summed as those of all weights are.
+Of the items' texts or neighbours each process reads those of its own rows; the features'
+embeddings are whole in each, and their gradients are summed as those of all weights are.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from recsys.artifact import model_of
+from recsys.bags import Bags
 from recsys.distributed import Workers
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 from recsys.softmax import LOGITS_IN_FLIGHT, Places
-from recsys.text import TextBags
 
 # Key under which a checkpoint holds all rows of a table that the running processes share.
 WHOLE = "whole table"
@@ -39,23 +39,29 @@ class ShardedRecommender(SequentialRecommender):
     once, before each device gets its rows.
     """
 
-    def __init__(self, items: int, recipe: Recipe, texts: TextBags | None = None) -> None:
-        super().__init__(items, recipe, texts)
+    def __init__(
+        self,
+        items: int,
+        recipe: Recipe,
+        texts: Bags | None = None,
+        neighbours: Bags | None = None,
+    ) -> None:
+        super().__init__(items, recipe, texts, neighbours)
         self.item_embedding = ShardedEmbedding(self.item_embedding.weight.detach())
-        if self.text_tower is not None:
-            table = self.item_embedding.table()
-            # The last row is the mask, which has no text.
-            first, end = (min(row, items) for row in (table.first, table.first + len(table.rows)))
-            self.text_tower.index(first, end)
+        table = self.item_embedding.table()
+        # The last row is the mask, which has neither text nor neighbours.
+        first, end = (min(row, items) for row in (table.first, table.first + len(table.rows)))
+        for tower in self.towers:
+            tower.index(first, end)
 
     def input_table(self) -> ShardedTable:
         """This process's rows of what the transformer reads for each item and for the mask."""
         table = self.item_embedding.table()
-        if self.text_tower is None:
-            return table
-        texts = self.text_tower()
-        without = len(table.rows) - len(texts)
-        return replace(table, rows=table.rows + F.pad(texts, (0, 0, 0, without)))
+        for tower in self.towers:
+            vectors = tower()
+            without = len(table.rows) - len(vectors)
+            table = replace(table, rows=table.rows + F.pad(vectors, (0, 0, 0, without)))
+        return table
 
     def look_up(self, items: Tensor, table: ShardedTable) -> Tensor:
         """float[events, d] of int64[events]; each process may ask for other rows."""

@@ -19,11 +19,12 @@ from recsys.files import write_atomically
 from recsys.finetune import finetune
 from recsys.loop import Log, Progress
 from recsys.model import SequentialRecommender
+from recsys.neighbours import neighbours
 from recsys.pretrain import pretrain
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
 from recsys.sharded import ShardedRecommender, unsharded
-from recsys.text import read_catalogue
+from recsys.text import has_texts, read_catalogue
 from recsys.tracking import Tracker
 
 
@@ -92,10 +93,12 @@ def train(
     split = leave_one_out(interactions)
     with seeded(recipe.seed, Stage.WEIGHTS):
         make = ShardedRecommender if shard_items else SequentialRecommender
-        texts = None
-        if recipe.text_buckets and interactions.item_text:
+        texts = around = None
+        if has_texts(interactions, recipe):
             texts = read_catalogue(interactions.item_text, recipe.text_buckets)
-        model = make(len(interactions.items), recipe, texts).to(workers.device)
+        elif recipe.neighbours:
+            around = neighbours(split.train)
+        model = make(len(interactions.items), recipe, texts, around).to(workers.device)
     # No process reads a checkpoint before the folder is known to be this run's.
     workers.agree(True)
 

@@ -51,7 +51,7 @@ def test_scores_are_for_items_only(model: SequentialRecommender) -> None:
 
 def test_what_was_seen_counts_where_the_histories_are_told(model: SequentialRecommender) -> None:
     with torch.no_grad():
-        model._seen_bias.fill_(-0.5)
+        model._seen_bias.fill_(-0.125)
     state = model.encode(HISTORIES)
     difference = model.scores(state, HISTORIES) - model.scores(state)
     for history, row in zip(HISTORIES, difference, strict=True):

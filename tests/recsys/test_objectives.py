@@ -174,10 +174,55 @@ def test_an_event_has_seen_itself_and_what_was_before_it_in_its_window() -> None
     histories = [[7], [4, 4], [5, 0], [1, 2, 1, 3]]
     lengths = np.array([len(history) for history in histories])
     windows = Windows(np.concatenate(histories).astype(np.int32), lengths.cumsum() - lengths, lengths)
-    events, items = seen(pack(windows, np.arange(4))[0])
+    events, items = seen(pack(windows, np.arange(4))[0], np.arange(9))
     given = [set(items[events == event].tolist()) for event in range(9)]
     assert given == [{7}, {4}, {4}, {5}, {5, 0}, {1}, {1, 2}, {1, 2}, {1, 2, 3}]
     assert events.tolist() == sorted(events.tolist()) and len(events) == sum(map(len, given))
+
+
+def test_each_prediction_knows_what_its_event_knows() -> None:
+    windows = Windows(np.array([5, 0, 2], dtype=np.int32), np.array([0]), np.array([3]))
+    predictions, items = seen(pack(windows, np.arange(1))[0], np.array([0, 1, 2, 0, 1]))
+    given = [set(items[predictions == prediction].tolist()) for prediction in range(5)]
+    assert given == [{5}, {5, 0}, {5, 0, 2}, {5}, {5, 0}]
+    assert predictions.tolist() == sorted(predictions.tolist())
+
+
+@pytest.mark.parametrize(("texts", "reach"), [(False, 3), (True, 1)])
+def test_an_event_predicts_those_that_follow_within_the_history(
+    shop: Interactions, model: SequentialRecommender, texts: bool, reach: int
+) -> None:
+    data = shop if texts else replace(shop, item_text=None)
+    objective = NextItem(data, RECIPE)
+    predictions = 0
+    for chosen in batches(objective.windows, 512, np.random.default_rng(1)):
+        batch = pack(objective.windows, chosen)
+        predictions += objective(model, *batch, np.random.default_rng(0))[1]
+    lengths = np.diff(shop.offsets)
+    assert predictions == sum(np.maximum(lengths - step, 0).sum() for step in range(1, reach + 1))
+
+
+def test_far_events_are_learnt_where_they_are_predicted(shop: Interactions) -> None:
+    # 0 to 9 each tell the item two events later, and what stands between is noise.
+    random = np.random.default_rng(0)
+    first = random.integers(0, 10, 400)
+    noise = random.integers(20, 60, 400)
+    data = replace(
+        shop,
+        offsets=np.arange(0, 1201, 3),
+        sequence=np.stack([first, noise, first + 10], 1).ravel().astype(np.int32),
+        users=[""] * 400,
+        item_text=None,
+    )
+    found = {}
+    for horizon in (1, 2):
+        recipe = replace(RECIPE, horizon=horizon)
+        torch.manual_seed(0)
+        model = SequentialRecommender(60, recipe)
+        train(NextItem(data, recipe), model)
+        scores = model.eval().scores(model.encode([[item] for item in range(10)]))
+        found[horizon] = scores.softmax(1)[torch.arange(10), torch.arange(10, 20)].mean().item()
+    assert found[2] > 0.2 > 0.1 > found[1]
 
 
 def test_whether_people_come_back_is_learnt(shop: Interactions) -> None:

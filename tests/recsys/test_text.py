@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from recsys.text import TextTower, hash_texts, read_catalogue
+from recsys.text import hash_texts, read_catalogue
 
 TEXTS = ["Nail polish, red", "", "red nail POLISH", "Kettle", "nail"]
 
@@ -34,30 +34,6 @@ def test_features_stay_in_their_buckets() -> None:
     for item in range(len(TEXTS)):
         own = bags.features[bags.offsets[item] : bags.offsets[item + 1]]
         assert own.tolist() == sorted(set(own.tolist()))
-
-
-def test_the_tower_sums_the_features_at_unit_scale_and_so_do_its_gradients() -> None:
-    torch.manual_seed(0)
-    bags = hash_texts(TEXTS, 64)
-    tower = TextTower(bags, 8)
-    weight = tower.embedding.weight
-    lengths = np.diff(bags.offsets)
-    whole = torch.zeros(len(TEXTS), 64, dtype=torch.float)
-    for item, length in enumerate(lengths):
-        for feature in bags.features[bags.offsets[item] : bags.offsets[item + 1]]:
-            whole[item, feature] = length**-0.5
-    seed = torch.randn(len(TEXTS), 8, dtype=torch.float)
-
-    expected = whole @ weight
-    (expected * seed).sum().backward()
-    gradient, weight.grad = weight.grad, None
-    given = tower()
-    (given * seed).sum().backward()
-
-    torch.testing.assert_close(given, expected)
-    torch.testing.assert_close(weight.grad, gradient)
-    assert not given[1].any(), "no text, no vector"
-    torch.testing.assert_close(tower.embed(tower.features, tower.offsets), expected)
 
 
 def test_a_catalogue_gets_as_many_buckets_as_its_language_needs() -> None:
