@@ -93,7 +93,9 @@ def main() -> None:
     for name, recipe in variants(options.epochs, options.pretrain_epochs).items():
         runs = [measure(interactions, replace(recipe, seed=seed)) for seed in range(options.seeds)]
         means = (statistics.mean(run[figure] for run in runs) for figure in runs[0])
-        table.add_row(name, *(f"{mean:.4f}" for mean in means))
+        figures = [f"{mean:.4f}" for mean in means]
+        print(name, *figures, file=sys.stderr, flush=True)  # hours may pass before the table
+        table.add_row(name, *figures)
     Console().print(table)
 
 

@@ -43,14 +43,18 @@ def environment_store(environment: Environment) -> Store:
 def load_data(environment: Environment, address: str) -> Interactions:
     """Interactions at a path, s3:// or gs://; `synthetic` is the environment's generated shop."""
     from recsys.data.interactions import load_interactions
+
+    return load_interactions(generated_shop(environment) if address == SYNTHETIC else address)
+
+
+def generated_shop(environment: Environment) -> Path:
+    """Folder of the environment's generated shop, made at the first call."""
     from recsys.data.synthetic import write_shop
 
-    if address != SYNTHETIC:
-        return load_interactions(address)
     shop = environment.folder / "data" / SYNTHETIC
     if not shop.exists():
         write_shop(shop)
-    return load_interactions(shop)
+    return shop
 
 
 def train(

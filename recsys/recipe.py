@@ -17,7 +17,30 @@ KINDS = {
     int: (int, "a whole number"),
     float: ((int, float), "a number"),
     str: (str, "a text"),
+    tuple: ((list, tuple), "a list"),
 }
+
+
+def checked_fields(recipe: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parsed JSON or YAML as arguments of a recipe class, each of its field's type.
+
+    Raises
+    ------
+    RecipeError
+        On a key that is no field, or a value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(recipe)}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise RecipeError(f"recipe: unknown key {name!r}; the keys are {', '.join(fields)}")
+        kind = type(fields[name].default)
+        accepted, wanted = KINDS[kind]
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepted):
+            raise RecipeError(f"recipe: {name} is {value!r}; it must be {wanted}")
+        checked[name] = kind(value)
+    return checked
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -163,17 +186,7 @@ class Recipe:
         RecipeError
             On an unknown key, a value of the wrong type or out of range.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        checked: dict[str, Any] = {}
-        for name, value in values.items():
-            if name not in fields:
-                raise RecipeError(f"recipe: unknown key {name!r}; the keys are {', '.join(fields)}")
-            kind = type(fields[name].default)
-            accepted, wanted = KINDS[kind]
-            if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepted):
-                raise RecipeError(f"recipe: {name} is {value!r}; it must be {wanted}")
-            checked[name] = kind(value)
-        return cls(**checked)
+        return cls(**checked_fields(cls, values))
 
     def to_dict(self) -> dict[str, bool | int | float | str]:
         """The recipe as JSON-ready values; `from_dict` is the inverse."""

@@ -14,6 +14,8 @@ from cli.options import environment_option, json_option
 @environment_option
 @click.option("--data", default="synthetic", show_default=True,
               help="Generated shop, or a folder or file of interactions (also s3://, gs://).")
+@click.option("--task", type=click.Choice(["next-item", "rating", "click"]),
+              default="next-item", show_default=True, help="What the model predicts.")
 @click.option("--recipe", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="YAML file with fields of the recipe; the options below come before it.")
 @click.option("--epochs", type=click.IntRange(1), help="Most epochs of fine-tuning.")
@@ -37,6 +39,7 @@ def train(
     app: Application,
     environment: str,
     data: str,
+    task: str,
     file: Path | None,
     workers: int,
     shard_items: bool,
@@ -48,6 +51,9 @@ def train(
 
     An option that is left out keeps the recipe's default. The model goes to the store, and the
     channel `candidate` points to it.
+
+    With --task rating or click the data are ratings or logged impressions, the recipe is that of
+    `recsys.rating` or `recsys.click`, and the model goes to the store without a channel.
     """
     from dataclasses import asdict
 
@@ -57,6 +63,12 @@ def train(
     target = app.environment(environment)
     changes = learning.read_recipe(file) if file else {}
     changes |= {name: value for name, value in recipe.items() if value is not None}
+    if task != "next-item":
+        whole = {"--workers": workers > 1, "--shard-items": shard_items, "--wandb": wandb_project}
+        if given := [option for option, value in whole.items() if value]:
+            raise click.UsageError(f"Only --task next-item takes {' and '.join(given)}.")
+        _train_task(app, target, task, data, changes, as_json)
+        return
     with environment_lock(target.folder, "hybrid train"), app.progress("train") as progress:
         trained = learning.train(
             target,
@@ -72,6 +84,25 @@ def train(
         return
     show_metrics(app, trained)
     click.echo(f"Model {trained.digest} is the candidate after {trained.seconds:.0f} s.")
+
+
+def _train_task(app: Application, target, task: str, data: str, changes, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cli import prediction
+    from cli.lock import environment_lock
+
+    with environment_lock(target.folder, "hybrid train"), app.progress("train") as progress:
+        trained = prediction.train(target, task, data, changes, progress)
+    if as_json:
+        app.show_json(asdict(trained))
+        return
+    app.show_table(
+        ["metric (test)", "value"],
+        [[name, f"{value:.4f}" if isinstance(value, float) else value]
+         for name, value in trained.metrics.items()],
+    )  # fmt: skip
+    click.echo(f"Model {trained.digest} is stored after {trained.seconds:.0f} s.")
 
 
 def show_metrics(app: Application, trained) -> None:

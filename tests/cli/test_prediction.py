@@ -1,0 +1,89 @@
+"""`hybrid train --task rating|click` on a store in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.main import main
+from model_store.factory import open_store
+from recsys.click import load_click
+from recsys.rating import load_rating
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HYBRID_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.fixture
+def impressions(home: Path) -> Path:
+    """A log in which item a is clicked half of the time, and item b hardly ever."""
+    random = np.random.default_rng(0)
+    rows = ["time,item,position,click,propensity,segment"]
+    for time in range(400):
+        item = "ab"[time % 2]
+        clicked = int(random.random() < (0.5 if item == "a" else 0.05))
+        rows.append(f"{time},{item},{time % 3},{clicked},0.5,{'xy'[time % 4 // 2]}")
+    file = home / "impressions.csv"
+    file.write_text("\n".join(rows) + "\n")
+    return file
+
+
+def ends(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *arguments])
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+def stored(home: Path, digest: str) -> Path:
+    store = open_store(str(home / "home" / "local" / "model_store"))
+    assert store.channels() == {}, "channels are for what recommends"
+    return store.get(digest, home / "fetched")
+
+
+def test_a_rating_model_of_the_generated_shop_is_stored(home, capsys) -> None:
+    code, out, _ = ends(capsys, "--task", "rating", "--epochs", "2", "--json")
+    assert code == 0
+    trained = json.loads(out)
+    assert {"RMSE", "bias RMSE", "mean RMSE"} <= trained["metrics"].keys()
+    model = load_rating(stored(home, trained["digest"]))
+    assert model.recipe.epochs == 2 and len(model.items) > 100
+
+
+def test_a_click_model_learns_from_a_log_and_a_recipe_file(home, impressions, capsys) -> None:
+    recipe = home / "recipe.yaml"
+    recipe.write_text("features: [segment]\ndimension: 2\nlearning_rate: 1\n")
+    code, out, _ = ends(
+        capsys, "--task", "click", "--data", str(impressions), "--recipe", str(recipe), "--json"
+    )
+    assert code == 0
+    trained = json.loads(out)
+    assert trained["metrics"]["log loss"] < trained["metrics"]["constant log loss"]
+    model = load_click(stored(home, trained["digest"]))
+    assert model.recipe.features == ("segment",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "click"], "shop logs no impressions"),
+        (["--task", "rating", "--blocks", "2"], "unknown key 'blocks'"),
+        (["--task", "rating", "--workers", "2"], "Only --task next-item takes --workers"),
+        (["--task", "bids"], "'bids' is not one of"),
+    ],
+)
+def test_what_a_task_does_not_take_is_a_usage_error(home, capsys, arguments, said) -> None:
+    code, _, error = ends(capsys, *arguments)
+    assert code == 2 and said in error
+
+
+def test_too_few_ratings_are_named(home, capsys) -> None:
+    (home / "ratings.csv").write_text("user,item,rating\nu,i,5\n")
+    code, _, error = ends(capsys, "--task", "rating", "--data", str(home / "ratings.csv"))
+    assert code == 1 and "1 ratings are too few" in error
