@@ -17,11 +17,16 @@ half is searched for, one at a time. The peer is exact search by faiss.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+# Counts when the first of them is loaded. A thread of torch that spins while it waits takes the
+# core that a thread of faiss needs: a search then takes ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import faiss
 import numpy as np
