@@ -30,6 +30,7 @@ from cli.errors import CommandError
 from cli.files import write_text
 from cli.layers import LAYERS, WAVES
 from cli.state import resource_counts
+from infra.faults import with_advice
 
 
 class Engine:
@@ -153,7 +154,7 @@ class Engine:
                     if diagnostic is not None and diagnostic.severity == "error":
                         errors.append(_plain(diagnostic.message))
                 told = "\n".join(dict.fromkeys(errors)) or _plain(_stderr(str(error)))
-                raise CommandError(f"Layer {layer} failed: {told}") from None
+                raise CommandError(with_advice(f"Layer {layer} failed: {told}")) from None
             for event in _events(log):
                 if event.resource_pre_event is not None:
                     if not refreshing:

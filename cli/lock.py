@@ -5,11 +5,14 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import click
 from filelock import FileLock, Timeout
 
 from cli.errors import CommandError
@@ -20,18 +23,22 @@ from cli.files import write_text
 def environment_lock(folder: Path, command: str) -> Iterator[None]:
     """Hold the environment's lock; the kernel frees it when this process ends, however it ends.
 
+    A note that a dead owner left behind is told on standard error, and the lock taken.
+
     Raises
     ------
     CommandError
-        Another command holds it: the sentence says which, since when and by whom.
+        Another command holds it: the sentence says which, where, since when and by whom.
     """
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "lock.json"
     try:
         with FileLock(folder / "lock", timeout=0):
+            _settle_with_earlier(note, folder.name)
             holder = {
                 "command": command,
                 "pid": os.getpid(),
+                "host": socket.gethostname(),
                 "user": getpass.getuser(),
                 "since": time.strftime("%H:%M:%S"),
             }
@@ -41,15 +48,35 @@ def environment_lock(folder: Path, command: str) -> Iterator[None]:
             finally:
                 note.unlink(missing_ok=True)
     except Timeout:
-        raise CommandError(f"Environment {folder.name} is in use{_holder(note)}.") from None
+        raise CommandError(
+            f"Environment {folder.name} is in use{_told(_read(note))}: wait for it to end."
+        ) from None
 
 
-def _holder(note: Path) -> str:
+def _settle_with_earlier(note: Path, environment: str) -> None:
+    """The kernel gave the lock: the owner of a note is dead, or on a host it does not speak for."""
+    owner = _read(note)
+    if not owner:
+        return
+    if owner["host"] != socket.gethostname():
+        raise CommandError(
+            f"Environment {environment} is in use{_told(owner)}. If that host is gone, delete {note}."
+        )
+    click.echo(f"The lock of {environment} is broken: its owner is dead{_told(owner)}.", err=True)
+
+
+def _read(note: Path) -> dict[str, Any]:
     try:
-        holder = json.loads(note.read_text())
+        owner = json.loads(note.read_text())
     except (OSError, ValueError):
+        return {}
+    return {"host": socket.gethostname()} | owner
+
+
+def _told(owner: dict[str, Any]) -> str:
+    if not owner:
         return ""
     return (
-        f" by `{holder['command']}`, process {holder['pid']} of {holder['user']}, "
-        f"since {holder['since']}: wait for it to end"
+        f" (`{owner['command']}`, process {owner['pid']} of {owner['user']} on {owner['host']}, "
+        f"since {owner['since']})"
     )

@@ -15,6 +15,7 @@ from cli.errors import CommandError
 from cli.files import write_text
 from cli.local import LocalServers
 from cli.planning import require_policies
+from cli.preflight import require_account, require_instance_types
 from cli.processes import Supervisor
 from cli.production import restore
 from cli.state import resource_counts
@@ -57,7 +58,9 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
         what is done stays, the next call goes on.
     """
     start = time.monotonic()
+    require_account(environment)
     require_policies(environment)
+    require_instance_types(environment)
     engine = Engine(environment)
     if not environment.is_local:
         engine.prepare()
@@ -111,6 +114,7 @@ def down(environment: Environment, progress: Progress, *, purge: bool) -> Provis
         A layer cannot be destroyed; the servers then stay, so that the next call can go on.
     """
     start = time.monotonic()
+    require_account(environment)
     engine = Engine(environment)
     supervisor = Supervisor(environment.folder)
     layers: list[LayerResult] = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from cli.environment import Environment, engine_root
 from cli.errors import CommandError
+from infra.faults import with_advice
 
 
 def resource_counts(environment: Environment) -> dict[str, int]:
@@ -59,5 +60,6 @@ def _ask(environment: Environment, *arguments: str) -> Any:
     except FileNotFoundError:
         raise CommandError("The Pulumi engine is not installed: run make setup.") from None
     except subprocess.CalledProcessError as error:
-        raise CommandError(f"The engine's backend does not answer: {error.stderr.strip()}") from None
+        told = f"The engine's backend does not answer: {error.stderr.strip()}"
+        raise CommandError(with_advice(told)) from None
     return json.loads(done.stdout)

@@ -24,9 +24,11 @@ def preview(app: Application, environment: str, markdown: bool, as_json: bool) -
     from cli.engine import Engine
     from cli.lock import environment_lock
     from cli.planning import capture, policy_findings
+    from cli.preflight import require_account
 
     target = app.environment(environment)
     with environment_lock(target.folder, "hybrid preview"), app.progress("preview") as progress:
+        require_account(target)
         engine = Engine(target)
         engine.prepare()
         results = engine.preview(progress)

@@ -178,7 +178,7 @@ def test_the_second_of_two_ups_is_told_who_is_at_work(user, clouds):
     process = user.starts("up")
     until((user.home / "local" / "lock.json").exists)
     refused = user.runs("up", code=1)
-    assert f"in use by `hybrid up`, process {process.pid}" in refused.stderr
+    assert f"in use (`hybrid up`, process {process.pid} of" in refused.stderr
     process.communicate()
     assert process.returncode == 0
     user.runs("down")

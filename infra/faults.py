@@ -1,0 +1,106 @@
+"""What a refusal of a cloud, or of the state, means for a person, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infra.clients import ATTEMPTS
+
+
+class CloudError(Exception):
+    """A cloud refuses or does not answer; the sentence says what to do."""
+
+    exit_code = 1
+
+
+# Error code, the quota's name as Service Quotas has it, its service and code there.
+_QUOTAS = (
+    ("VpcLimitExceeded", "VPCs per Region", "vpc", "L-F678F1CE"),
+    ("InternetGatewayLimitExceeded", "Internet gateways per Region", "vpc", "L-A4707A72"),
+    ("NatGatewayLimitExceeded", "NAT gateways per Availability Zone", "vpc", "L-FE5A380F"),
+    ("SubnetLimitExceeded", "Subnets per VPC", "vpc", "L-407747CB"),
+    ("RouteTableLimitExceeded", "Route tables per VPC", "vpc", "L-589F43AA"),
+    ("RulesPerSecurityGroupLimitExceeded", "Inbound or outbound rules per security group", "vpc",
+     "L-0EA8095F"),
+    ("SecurityGroupLimitExceeded", "VPC security groups per Region", "vpc", "L-E79EC296"),
+    ("AddressLimitExceeded", "EC2-VPC Elastic IPs", "ec2", "L-0263D0A3"),
+    ("VpnConnectionLimitExceeded", "Site-to-Site VPN connections per Region", "ec2", "L-3E6EC3A3"),
+    ("VcpuLimitExceeded", "Running On-Demand G and VT instances", "ec2", "L-DB2E81BA"),
+    ("MaxSpotInstanceCountExceeded", "All G and VT Spot Instance Requests", "ec2", "L-3819A6DF"),
+    ("TooManyBuckets", "General purpose buckets", "s3", "L-DC2B2D3D"),
+)  # fmt: skip
+
+_OTHER_QUOTA = r"\b\w*(?:LimitExceeded|QuotaExceeded)\w*\b"
+_THROTTLED = r"\b(?:Throttling\w*|ThrottledException|RequestLimitExceeded|TooManyRequests\w*|SlowDown)\b"
+_ADVICE = (
+    (
+        r"\b(?:ExpiredToken\w*|RequestExpired|TokenRefreshRequired)\b|[Tt]oken .*has expired",
+        "The AWS credentials have expired: renew them (aws sso login, or take the role again), "
+        "then run the same command, which goes on from here.",
+    ),
+    (
+        r"NoCredentials|Unable to locate credentials|[Nn]o valid credential sources",
+        "There are no AWS credentials: set AWS_PROFILE, or run aws sso login.",
+    ),
+    (
+        r"\b(?:InvalidClientTokenId|UnrecognizedClient\w*|AuthFailure|SignatureDoesNotMatch)\b",
+        "AWS does not know these credentials: see which are in use with aws configure list.",
+    ),
+    (
+        _THROTTLED,
+        f"AWS throttles these calls, also after {ATTEMPTS} attempts with growing waits: wait some "
+        "minutes, then run the same command, which goes on from here.",
+    ),
+    (
+        r"unsupported checkpoint version|newer than what this version of the Pulumi CLI",
+        "A newer engine wrote this state: update this one (git pull, then make setup). The state "
+        "was not changed.",
+    ),
+)
+
+
+def explain(text: str) -> str | None:
+    """One sentence on what to do about a failure, told from its error code; None if unknown."""
+    for pattern, advice in _ADVICE:
+        if re.search(pattern, text):
+            return advice
+    for code, name, service, number in _QUOTAS:
+        if re.search(rf"\b{code}\b", text):
+            return (
+                f"The quota {name!r} is used up: ask for more with aws service-quotas "
+                f"request-service-quota-increase --service-code {service} --quota-code {number} "
+                "--desired-value N, or free some."
+            )
+    if other := re.search(_OTHER_QUOTA, text):
+        return (
+            f"A quota of the account is used up ({other[0]}): find it with aws service-quotas "
+            "list-service-quotas, and ask for more there, or free some."
+        )
+    return None
+
+
+def with_advice(failure: str) -> str:
+    """A failure and, where it is a known one, what to do about it on a line of its own."""
+    advice = explain(failure)
+    return f"{failure}\n{advice}" if advice else failure
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what botocore and Google's libraries raise into one sentence with advice.
+
+    Raises
+    ------
+    CloudError
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError, GoogleAPIError, GoogleAuthError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise CloudError(explain(said) or f"The cloud does not do what is asked: {error}") from None
