@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from cli.changes import Change, LayerResult
+from cli.planning import Assessment
+from infra.cost import Cost
 from infra.policy.review import Finding
 
 # What goes with the old object when one of these is replaced or deleted.
@@ -33,10 +35,8 @@ LOST = {
 }  # fmt: skip
 
 
-def plan_markdown(
-    environment: str, results: list[LayerResult], findings: list[Finding]
-) -> str:
-    """A section a layer, what is lost first; then the policies."""
+def plan_markdown(environment: str, results: list[LayerResult], assessment: Assessment) -> str:
+    """A section a layer, what is lost first; then the policies and the costs."""
     lines = [f"## `hybrid preview {environment}`", ""]
     lost = [(c, LOST[c.type]) for r in results for c in r.changes
             if c.operation in ("replace", "delete") and c.type in LOST]  # fmt: skip
@@ -46,7 +46,8 @@ def plan_markdown(
         lines.append("")
     for result in results:
         lines += _layer(result)
-    return "\n".join(lines + _policies(findings))
+    lines += _policies(assessment.findings)
+    return "\n".join(lines + _costs(assessment.before, assessment.after))
 
 
 def _layer(result: LayerResult) -> list[str]:
@@ -80,3 +81,19 @@ def _policies(findings: list[Finding]) -> list[str]:
         told = finding.told.replace("|", "\\|")
         lines.append(f"| {shown} | {finding.severity} | {finding.resource} | {told} |")
     return [*lines, ""]
+
+
+def _costs(before: Cost, after: Cost) -> list[str]:
+    """What a month costs before and after, and the items that change."""
+    change = f"{before.low:.2f} to {before.high:.2f} → {after.low:.2f} to {after.high:.2f} USD"
+    lines = [f"### A month: {change}", ""]
+    kept = set(before.items) & set(after.items)
+    rows = [(item, "−") for item in before.items if item not in kept]
+    rows += [(item, "+") for item in after.items if item not in kept]
+    if rows:
+        lines += ["| | resource | what | USD a month |", "| --- | --- | --- | --- |"]
+    for item, sign in rows:
+        priced = item.low is not None and item.high is not None
+        month = f"{item.low:.2f} to {item.high:.2f}" if priced else "no price"
+        lines.append(f"| {sign} | {item.name} | {item.what} | {month} |")
+    return [*lines, ""] if rows else lines

@@ -35,6 +35,21 @@ class Captured:
         return list(results.values())
 
 
+@dataclass(frozen=True)
+class Assessment:
+    """What a plan means: the rules it breaks, and what a month costs before and after it."""
+
+    findings: list[Finding]
+    before: Cost
+    after: Cost
+
+
+def assess(environment: Environment, captured: Captured, prices: Prices) -> Assessment:
+    """Hold a plan against the rules and price it."""
+    findings = policy_findings(environment, captured.declared)
+    return Assessment(findings, *costs(environment, captured, prices))
+
+
 def capture(environment: Environment) -> Captured:
     """Run the programs of all layers without the engine.
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cli.application import Application
-from cli.options import environment_argument, json_option
+from cli.options import environment_argument, json_option, prices_option
 
 
 @click.command()
 @environment_argument
 @click.option("--fast", is_flag=True, help="Compare with the state only; start no engine.")
 @click.option("--markdown", is_flag=True, help="Print Markdown for a pull request.")
+@prices_option
 @json_option
 @click.pass_context
 def plan(
-    ctx: click.Context, environment: str, fast: bool, markdown: bool, as_json: bool
+    ctx: click.Context,
+    environment: str,
+    fast: bool,
+    markdown: bool,
+    prices: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what `hybrid up` would change in ENV, and the policies it breaks.
 
@@ -25,12 +33,15 @@ def plan(
     from cli.commands.preview import preview, show
 
     if not fast:
-        ctx.invoke(preview, environment=environment, markdown=markdown, as_json=as_json)
+        ctx.invoke(
+            preview, environment=environment, markdown=markdown, prices=prices, as_json=as_json
+        )
         return
-    from cli.planning import capture, policy_findings
+    from cli.planning import assess, capture
+    from infra.cost import read_prices
 
     app: Application = ctx.obj
     target = app.environment(environment)
     captured = capture(target)
-    findings = policy_findings(target, captured.declared)
-    show(app, environment, captured.layers(), findings, markdown, as_json)
+    assessment = assess(target, captured, read_prices(prices) if prices else read_prices())
+    show(app, environment, captured.layers(), assessment, markdown, as_json)

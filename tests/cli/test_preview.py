@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from cli.changes import Change, LayerResult
 from cli.markdown import plan_markdown
+from cli.planning import Assessment
+from infra.cost import Cost, Item
 from infra.policy.review import Finding
+
+NAT = Item("cloud", "nat", "NatGateway, 0.045 an hour", 32.85, 41.39)
+EMPTY = Cost([])
+
+
+def means(findings=(), before: Cost = EMPTY, after: Cost = EMPTY) -> Assessment:
+    return Assessment(list(findings), before, after)
 
 
 def test_what_is_lost_comes_first_and_replacements_before_the_rest():
@@ -13,7 +22,7 @@ def test_what_is_lost_comes_first_and_replacements_before_the_rest():
         Change("cloud", "replace", "aws:s3/bucket:Bucket", "models", ["bucket"], ["bucket"]),
         Change("cloud", "delete", "aws:ec2/eip:Eip", "old", []),
     ]
-    text = plan_markdown("production", [LayerResult("cloud", changes, 7)], [])
+    text = plan_markdown("production", [LayerResult("cloud", changes, 7)], means())
     assert text.split("\n") == [
         "## `hybrid preview production`",
         "",
@@ -32,18 +41,28 @@ def test_what_is_lost_comes_first_and_replacements_before_the_rest():
         "",
         "### Policies: all hold",
         "",
+        "### A month: 0.00 to 0.00 → 0.00 to 0.00 USD",
+        "",
     ]
 
 
 def test_a_layer_without_changes_is_one_line():
-    text = plan_markdown("local", [LayerResult("link", [], 13)], [])
+    text = plan_markdown("local", [LayerResult("link", [], 13)], means())
     assert text.split("\n")[2:4] == ["### link: 0 of 13 change", ""]
 
 
 def test_violations_that_stop_up_are_in_bold():
     kept = Finding("imds-v1", "mandatory", "cloud", "it", "", "is open", waived_until="2027-01-01")
     findings = [Finding("no-budget", "mandatory", "settings", "settings", "", "is missing"), kept]
-    text = plan_markdown("production", [], findings)
+    text = plan_markdown("production", [], means(findings))
     assert "### Policies: 2 violations, 1 stop `hybrid up`" in text
     assert "| **no-budget** | mandatory | settings | is missing |" in text
     assert "| imds-v1 | mandatory | it | is open (waived until 2027-01-01) |" in text
+
+
+def test_costs_are_told_before_and_after_with_the_items_that_change():
+    kept = Item("cloud", "eip", "Eip", 3.65, 4.60)
+    text = plan_markdown("shop", [], means([], Cost([kept]), Cost([NAT, kept])))
+    assert "### A month: 3.65 to 4.60 → 36.50 to 45.99 USD" in text
+    assert "| + | nat | NatGateway, 0.045 an hour | 32.85 to 41.39 |" in text
+    assert "eip" not in text
