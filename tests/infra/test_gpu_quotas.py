@@ -19,7 +19,7 @@ def codes(**pool) -> dict[str, int]:
 
 def test_spot_and_on_demand_machines_count_apart_and_the_largest_type_counts():
     assert codes(
-        kinds=["g5.xlarge", "g5.2xlarge"], maximum=8, on_demand_base=1, spot_share=0.8
+        kinds=["g5.2xlarge", "g5.xlarge"], maximum=8, on_demand_base=1, spot_share=0.8
     ) == {"L-DB2E81BA": 24, "L-3819A6DF": 40}
 
 
