@@ -58,8 +58,8 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
         what is done stays, the next call goes on.
     """
     start = time.monotonic()
+    require_policies(environment)  # asks no cloud
     require_account(environment)
-    require_policies(environment)
     require_instance_types(environment)
     engine = Engine(environment)
     if not environment.is_local:
