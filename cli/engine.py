@@ -60,12 +60,19 @@ class Engine:
             self.project / "Pulumi.yaml",
             re.sub(r"(?m)^main:.*$", f"main: {json.dumps(str(stacks))}", project_file),
         )
+        # Where the state is kept unless another backend is named; the engine does not make it.
+        (folder / "state").mkdir(exist_ok=True)
         if self.environment.is_local:
             self._prepare_local()
-        known = {summary.name for summary in self._workspace().list_stacks(include_all=False)}
-        for layer in LAYERS:
-            if self._stack_name(layer) not in known:
-                self._workspace().create_stack(self._stack_name(layer))
+        workspace = self._workspace()
+        try:
+            known = {summary.name for summary in workspace.list_stacks(include_all=False)}
+            for layer in LAYERS:
+                if self._stack_name(layer) not in known:
+                    workspace.create_stack(self._stack_name(layer))
+        except EngineFailure as error:
+            told = f"The engine's backend does not answer: {_plain(_stderr(str(error)))}"
+            raise CommandError(with_advice(told)) from None
 
     def preview(self, progress: Progress) -> list[LayerResult]:
         """Plan every layer, all at once, and change nothing."""
@@ -108,7 +115,6 @@ class Engine:
         passphrase = self.environment.passphrase_file
         if not passphrase.exists():
             write_text(passphrase, secrets.token_urlsafe(32) + "\n", mode=0o600)
-        (self.environment.folder / "state").mkdir(exist_ok=True)
         home = self.environment.folder / "pulumi"
         install(Path(self.command.command), home)
         self._break_stale_locks()
