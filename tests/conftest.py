@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from infra.offline.ledger import pytest_configure, pytest_runtest_setup  # noqa: F401
+
 # Test files run side by side: more threads than cores take many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine must not fail a test: speed is for benchmarks/.

@@ -197,6 +197,8 @@ def test_a_channel_moves_only_from_where_it_was_expected(store: Store, make_mode
     assert store.channels() == {"production": two}
 
 
+@pytest.mark.relies_on("S3 PutObject heeds If-Match")
+@pytest.mark.relies_on("GCS an upload heeds its generation match", on="fake-gcs-server")
 @pytest.mark.parametrize("expected", ["given", "left out"])
 def test_a_rival_between_read_and_write_wins(
     store: Store,
@@ -222,6 +224,8 @@ def test_a_rival_between_read_and_write_wins(
     assert store.channels() == {"production": two}
 
 
+@pytest.mark.relies_on("S3 PutObject heeds If-None-Match")
+@pytest.mark.relies_on("GCS an upload heeds its generation match", on="fake-gcs-server")
 def test_a_rival_that_creates_the_channel_first_wins(
     store: Store, reopen: Reopen, make_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import boto3
 import pulumi
 import pulumi_aws as aws
+import pytest
 
 from infra.offline.aws import TYPES
 
@@ -431,6 +432,9 @@ def left_over(url: str) -> dict[str, list[str]]:
     return {kind: names for kind, names in found.items() if names}
 
 
+@pytest.mark.relies_on("EC2 tags at creation")
+@pytest.mark.relies_on("S3 keeps transitions of a lifecycle")
+@pytest.mark.relies_on("S3 DeleteBucket refuses a bucket with objects")
 def test_every_type(run_stack, empty_moto) -> None:
     settings: dict[str, Any] = {}
     stack = run_stack(lambda: everything(empty_moto.url, settings))
