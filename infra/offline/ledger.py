@@ -16,10 +16,10 @@ HONOURED, DROPPED, MISSING = "honoured", "dropped", "missing"
 LEDGER = Path(__file__).resolve().parents[2] / "docs" / "emulators.md"
 HEAD = """# What the emulators honour
 
-`HYBRID_WRITE_LEDGER=1 python -m pytest tests/contracts` makes this table; without the variable the
-same test compares it with a fresh run. *Honoured*: as the cloud does it. *Dropped*: accepted, and not
-done. *Missing*: an error that the cloud would not give. A test that rests on a behaviour names it with `@pytest.mark.relies_on`, and
-fails where the emulator it runs on does not honour it.
+`HYBRID_WRITE_LEDGER=1 python -m pytest tests/contracts` makes this table; without the variable
+the same test compares it with a fresh run. *Honoured*: as the cloud does it. *Dropped*: accepted,
+and not done. *Missing*: an error that the cloud would not give. A test that rests on a behaviour
+names it with `@pytest.mark.relies_on`, and fails where its emulator does not honour it.
 """
 
 
