@@ -66,6 +66,8 @@ def hybrid(ctx: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; known failures end it with one sentence instead of a traceback."""
+    # Looking for pydantic's plugins reads every installed package's metadata, and none is one.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         # Click's own main would turn Ctrl-C into "Aborted!"; here it says how to go on.
         sys.exit(hybrid.main(arguments, prog_name="hybrid", standalone_mode=False) or 0)

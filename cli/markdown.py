@@ -47,7 +47,8 @@ def plan_markdown(environment: str, results: list[LayerResult], assessment: Asse
     for result in results:
         lines += _layer(result)
     lines += _policies(assessment.findings)
-    return "\n".join(lines + _costs(assessment.before, assessment.after))
+    lines += _costs(assessment.before, assessment.after)
+    return "\n".join([*lines, assessment.round])
 
 
 def _layer(result: LayerResult) -> list[str]:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+# Size of the model whose federated round a plan prices.
+MODEL_MIB = 64
+
 
 def _complete_environment(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
     from stacks.settings import known_environments

@@ -11,7 +11,8 @@ from cli.checkpoint import recorded
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.layers import LAYERS
-from infra.cost import Cost, Prices, monthly_cost, read_prices
+from cli.options import MODEL_MIB
+from infra.cost import Cost, Prices, monthly_cost, read_prices, round_sentence
 from infra.difference import Step, compare
 from infra.policy.review import Finding, review
 from infra.resources import Declared, Recorded
@@ -37,17 +38,19 @@ class Captured:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a plan means: the rules it breaks, and what a month costs before and after it."""
+    """What a plan means: rules it breaks, a month's cost before and after, a federated round's."""
 
     findings: list[Finding]
     before: Cost
     after: Cost
+    round: str
 
 
 def assess(environment: Environment, captured: Captured, prices: Prices) -> Assessment:
     """Hold a plan against the rules and price it."""
     findings = policy_findings(environment, captured.declared)
-    return Assessment(findings, *costs(environment, captured, prices))
+    told = round_sentence(len(environment.settings.sites), MODEL_MIB, prices)
+    return Assessment(findings, *costs(environment, captured, prices), told)
 
 
 def capture(environment: Environment) -> Captured:
@@ -72,6 +75,7 @@ def capture(environment: Environment) -> Captured:
         known = recorded(environment)
         declared = Capture(environment.name, environment.settings, known).run(LAYERS)
     finally:
+        gc.freeze()
         gc.enable()
     return Captured(declared, known)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cli.application import Progress
 from cli.changes import LayerResult
@@ -19,6 +19,7 @@ from cli.preflight import require_account, require_instance_types
 from cli.processes import Supervisor
 from cli.production import restore
 from cli.state import resource_counts
+from infra.policy.review import Finding
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class Provisioned:
         The model in production, if TorchServe had to be given it again.
     seconds
         Wall time.
+    findings
+        Violations of rules that did not stop `up`: advisory or waived.
     """
 
     layers: list[LayerResult]
     servers: list[str]
     restored: str | None
     seconds: float
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -58,13 +62,13 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
         what is done stays, the next call goes on.
     """
     start = time.monotonic()
-    require_policies(environment)  # asks no cloud
+    findings = require_policies(environment)  # asks no cloud
     require_account(environment)
     require_instance_types(environment)
     engine = Engine(environment)
     if not environment.is_local:
         engine.prepare()
-        return Provisioned(engine.up(progress), [], None, time.monotonic() - start)
+        return Provisioned(engine.up(progress), [], None, time.monotonic() - start, findings)
     supervisor = Supervisor(environment.folder)
     servers = LocalServers(environment)
     supervisor.configure(servers.all)
@@ -79,7 +83,7 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
     started += servers.start_sites(supervisor)
     supervisor.wait(servers.all)
     restored = restore(environment, progress)
-    return Provisioned(layers, started, restored, time.monotonic() - start)
+    return Provisioned(layers, started, restored, time.monotonic() - start, findings)
 
 
 def drift(environment: Environment, progress: Progress) -> list[LayerResult]:

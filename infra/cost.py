@@ -100,7 +100,7 @@ def read_prices(file: Path = BUNDLED) -> Prices:
         There is no such file, or it is not a table of prices.
     """
     try:
-        return Prices.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return Prices.model_validate(yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PricesError(f"The prices {file} cannot be read: {error}.") from None
     except ValidationError as error:
@@ -141,6 +141,15 @@ def round_traffic(sites: int, model_bytes: int, prices: Prices) -> tuple[float, 
     """
     one_way = sites * model_bytes / 1e9
     return 2 * one_way, one_way * prices.traffic.egress
+
+
+def round_sentence(sites: int, model_mib: float, prices: Prices) -> str:
+    """What :func:`round_traffic` gives, for people."""
+    gigabytes, dollars = round_traffic(sites, int(model_mib * 2**20), prices)
+    return (
+        f"A federated round of {model_mib:g} MiB moves {gigabytes:.2f} GB; its egress costs up to "
+        f"{dollars:.2f} USD."
+    )
 
 
 def _billed(

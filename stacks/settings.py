@@ -445,7 +445,7 @@ def load_settings(environment: str, folders: Sequence[Path] | None = None) -> Se
 
 def _read(file: Path) -> Settings:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} cannot be read: {error}.") from None
     except yaml.YAMLError as error:

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from cli.application import Application
-from cli.options import environment_argument, json_option, prices_option
+from cli.options import MODEL_MIB, environment_argument, json_option, prices_option
 
 
 @click.command()
 @environment_argument
 @prices_option
-@click.option("--model-mib", type=click.FloatRange(min=0), default=64, show_default=True,
+@click.option("--model-mib", type=click.FloatRange(min=0), default=MODEL_MIB, show_default=True,
               help="Size of the model that a federated round moves.")  # fmt: skip
 @json_option
 @click.pass_obj
@@ -24,7 +24,7 @@ def cost(
     from dataclasses import asdict
 
     from cli.planning import capture, costs
-    from infra.cost import read_prices, round_traffic
+    from infra.cost import read_prices, round_sentence, round_traffic
 
     target = app.environment(environment)
     table = read_prices(prices) if prices else read_prices()
@@ -50,10 +50,7 @@ def cost(
     app.show_table(["layer", "resource", "what", "USD a month"], rows)
     click.echo(f"Now:      {before.low:.2f} to {before.high:.2f} USD a month.")
     click.echo(f"After up: {after.low:.2f} to {after.high:.2f} USD a month.")
-    click.echo(
-        f"A federated round of {model_mib:g} MiB moves {gigabytes:.2f} GB; its egress costs up to "
-        f"{dollars:.2f} USD."
-    )
+    click.echo(round_sentence(len(target.settings.sites), model_mib, table))
     click.echo(
         f"Prices of {table.as_of}. By use, not in it: NAT {table.traffic.nat} and egress "
         f"{table.traffic.egress} a GB, buckets {table.storage['aws:s3/bucket:Bucket']} a GiB."

@@ -22,6 +22,8 @@ def up(app: Application, environment: str, as_json: bool) -> None:
     target = app.environment(environment)
     with environment_lock(target.folder, "hybrid up"), app.progress("up") as progress:
         done = provision.up(target, progress)
+    for finding in done.findings:
+        click.echo(finding.line, err=True)
     if as_json:
         app.show_json({"environment": environment, "changed": done.changed, **asdict(done)})
         return

@@ -67,8 +67,16 @@ def private_path(resources: Sequence[Declared], settings: Any) -> Iterator[Probl
             yield Problem(subnet, "machines of this private subnet get public addresses")
     for route in of_type(resources, "aws:ec2/route:Route"):
         # NAT lets nobody in; a gateway of the internet does.
-        if "-private-" in route.name and route.inputs.get("gatewayId") is not None:
+        if "-private-" in route.name and _through_internet_gateway(route):
             yield Problem(route, "it leads from a private subnet straight to an internet gateway")
+
+
+def _through_internet_gateway(route: Declared) -> bool:
+    """The engine shows a property that is not set as unknown: what it depends on tells."""
+    if route.inputs.get("gatewayId") in (None, UNKNOWN):
+        sources = route.sources.get("gatewayId", ())
+        return any("aws:ec2/internetGateway:" in urn for urn in sources)
+    return True
 
 
 def _residency(resource: Declared) -> Any:

@@ -49,6 +49,11 @@ class Finding:
             return f"{self.sentence} (its waiver expired on {self.expired})"
         return self.sentence + (f" (waived until {self.waived_until})" if self.waived_until else "")
 
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        return f"{self.rule} ({self.severity}): {self.resource}: {self.told}"
+
 
 def review(resources: Sequence[Declared], settings: Settings, today: date) -> list[Finding]:
     """All violations, those that block first.

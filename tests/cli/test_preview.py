@@ -13,7 +13,7 @@ EMPTY = Cost([])
 
 
 def means(findings=(), before: Cost = EMPTY, after: Cost = EMPTY) -> Assessment:
-    return Assessment(list(findings), before, after)
+    return Assessment(list(findings), before, after, "A round costs 1 USD.")
 
 
 def test_what_is_lost_comes_first_and_replacements_before_the_rest():
@@ -43,6 +43,7 @@ def test_what_is_lost_comes_first_and_replacements_before_the_rest():
         "",
         "### A month: 0.00 to 0.00 → 0.00 to 0.00 USD",
         "",
+        "A round costs 1 USD.",
     ]
 
 
@@ -58,6 +59,11 @@ def test_violations_that_stop_up_are_in_bold():
     assert "### Policies: 2 violations, 1 stop `hybrid up`" in text
     assert "| **no-budget** | mandatory | settings | is missing |" in text
     assert "| imds-v1 | mandatory | it | is open (waived until 2027-01-01) |" in text
+
+
+def test_a_waived_violation_is_told_in_one_line():
+    kept = Finding("imds-v1", "mandatory", "cloud", "it", "", "is open", waived_until="2027-01-01")
+    assert kept.line == "imds-v1 (mandatory): it: is open (waived until 2027-01-01)"
 
 
 def test_costs_are_told_before_and_after_with_the_items_that_change():

@@ -20,6 +20,7 @@ TEMPLATE = "aws:ec2/launchTemplate:LaunchTemplate"
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 BUCKET, GCS = "aws:s3/bucket:Bucket", "gcp:storage/bucket:Bucket"
 ROLE_POLICY = "aws:iam/rolePolicy:RolePolicy"
+ROUTE, GATEWAY = "aws:ec2/route:Route", "aws:ec2/internetGateway:InternetGateway"
 SERVICE = "kubernetes:core/v1:Service"
 PRIVATE = {"tags": {"hybrid:residency": "private"}}
 FLAGS = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")
@@ -120,8 +121,11 @@ CASES = [
     ("private-path", [resource(BUCKET, {})], [resource(BUCKET, PRIVATE)]),
     ("private-path", [service("LoadBalancer", 80)],
      [service("LoadBalancer", 80, **{"hybrid/residency": "private"})]),
-    ("private-path", [resource("aws:ec2/route:Route", {"natGatewayId": "n"}, "x-private-a")],
-     [resource("aws:ec2/route:Route", {"gatewayId": UNKNOWN}, "x-private-a")]),
+    ("private-path", [resource(ROUTE, {"natGatewayId": "n"}, "x-private-a")],
+     [resource(ROUTE, {"gatewayId": UNKNOWN}, "x-private-a", {"gatewayId": f"{GATEWAY}::it"})]),
+    # The engine shows a property that is not set as unknown, with nothing that it comes from.
+    ("private-path", [resource(ROUTE, {"natGatewayId": UNKNOWN, "gatewayId": UNKNOWN}, "x-private-a")],
+     [resource(ROUTE, {"gatewayId": "igw-1"}, "x-private-a")]),
 ]  # fmt: skip
 
 
