@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from cli.application import PROJECT, Progress
 from cli.environment import Environment
 from cli.errors import CommandError
-from model_store.factory import open_store
+from cli.stores import objects_at, require_not_private
+from model_store import residency
+from model_store.store import Store
 
 if TYPE_CHECKING:
-    from model_store.store import Store
     from recsys.artifact import LoadedModel
     from recsys.data.interactions import Interactions
 
@@ -37,7 +38,7 @@ class Trained:
 
 def environment_store(environment: Environment) -> Store:
     """The environment's model store."""
-    return open_store(environment.model_store_address)
+    return Store(objects_at(environment, environment.model_store_address))
 
 
 def load_data(environment: Environment, address: str) -> Interactions:
@@ -106,6 +107,7 @@ def train(
         from recsys.data.interactions import write_interactions
 
         data_copy = folder / "data"
+        residency.carry(address, data_copy)
         write_interactions(interactions, data_copy)
         metrics = train_together(
             data_copy,
@@ -151,6 +153,8 @@ def federate(
     source = lineage_of(store, parent, "data")
     interactions = load_data(environment, source["address"])
     sites = [site.name for site in environment.settings.sites]
+    if source["address"] != SYNTHETIC:
+        require_not_private(source["address"], f"the sites {', '.join(sites)}")
     hand_out(environment, interactions, sites)
     key = sha256(repr((parent, rounds, local_epochs, strategy, proximal_mu)).encode()).hexdigest()
     start = time.monotonic()

@@ -31,6 +31,7 @@ COMMANDS = {
     "graph": "Draw what needs what, as SVG.",
     "cost": "Show what an environment costs a month.",
     "models": "List the stored models.",
+    "store": "List and copy objects between stores.",
     "logs": "Show what a local server printed.",
     "doctor": "Tell what is missing and how to mend it.",
     "down": "Tear an environment down.",

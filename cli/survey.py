@@ -44,9 +44,10 @@ def _servers(environment: Environment) -> list[dict[str, Any]]:
 
 
 def _channels(environment: Environment) -> dict[str, str]:
-    from model_store.factory import open_store
+    from cli.stores import objects_at
+    from model_store.store import Store
 
-    return open_store(environment.model_store_address).channels()
+    return Store(objects_at(environment, environment.model_store_address)).channels()
 
 
 def _serving(environment: Environment) -> str | None:

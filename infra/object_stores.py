@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 from pulumi_aws import s3
 from pulumi_gcp import storage
 
-DAYS_OF_UNFINISHED_UPLOADS = 7
+# Both answer a read at once; models are few and large, so that what is read costs little.
+COLD_S3, COLD_GCS = "STANDARD_IA", "NEARLINE"
+# Where model_store/gcs.py keeps parts, in a bucket that is a store as a whole.
+INCOMING = ".hybrid/incoming/"
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,18 @@ class ObjectStoresArgs:
         Region or multi-region of the GCS bucket, e.g. "EUROPE-WEST3".
     noncurrent_days
         Days that a replaced or deleted version can still be brought back.
+    cold_days
+        Days after which an object goes to a cheaper class; 0: never.
+    unfinished_upload_days
+        Days after which the parts of an upload that did not end are removed.
     delete_with_data
         Whether destroying a bucket may delete what it holds; else a bucket with data stays.
     """
 
     gcs_location: str
     noncurrent_days: int
+    cold_days: int
+    unfinished_upload_days: int
     delete_with_data: bool
 
 
@@ -90,17 +100,7 @@ class ObjectStores(pulumi.ComponentResource):
         s3.BucketLifecycleConfiguration(
             f"{name}-s3",
             bucket=bucket.bucket,
-            rules=[
-                {
-                    "id": "expire-replaced-versions",
-                    "status": "Enabled",
-                    "filter": {"prefix": ""},
-                    "noncurrent_version_expiration": {"noncurrent_days": args.noncurrent_days},
-                    "abort_incomplete_multipart_upload": {
-                        "days_after_initiation": DAYS_OF_UNFINISHED_UPLOADS
-                    },
-                }
-            ],
+            rules=s3_rules(args),
             # A rule on versions is refused while the bucket does not keep any.
             opts=pulumi.ResourceOptions(parent=self, depends_on=[versioning]),
         )
@@ -122,18 +122,55 @@ class ObjectStores(pulumi.ComponentResource):
             uniform_bucket_level_access=True,
             public_access_prevention="enforced",
             versioning={"enabled": True},
-            lifecycle_rules=[
-                {
-                    "action": {"type": "Delete"},
-                    "condition": {"days_since_noncurrent_time": args.noncurrent_days},
-                },
-                {
-                    "action": {"type": "AbortIncompleteMultipartUpload"},
-                    "condition": {"age": DAYS_OF_UNFINISHED_UPLOADS},
-                },
-            ],
+            lifecycle_rules=gcs_rules(args),
             opts=pulumi.ResourceOptions(parent=self),
         )
+
+
+def s3_rules(args: ObjectStoresArgs) -> list[dict[str, Any]]:
+    """What becomes of objects with time, as S3 is told it."""
+    rules: list[dict[str, Any]] = [
+        {
+            "id": "expire-replaced-versions",
+            "noncurrent_version_expiration": {"noncurrent_days": args.noncurrent_days},
+            "abort_incomplete_multipart_upload": {
+                "days_after_initiation": args.unfinished_upload_days
+            },
+        }
+    ]
+    if args.cold_days:
+        cold = {"days": args.cold_days, "storage_class": COLD_S3}
+        rules.append({"id": "move-to-cold", "transitions": [cold]})
+    return [{"status": "Enabled", "filter": {"prefix": ""}} | rule for rule in rules]
+
+
+def gcs_rules(args: ObjectStoresArgs) -> list[dict[str, Any]]:
+    """The same as GCS is told it; parts of a large upload are objects until they are composed."""
+    rules: list[dict[str, Any]] = [
+        {
+            "action": {"type": "Delete"},
+            "condition": {"days_since_noncurrent_time": args.noncurrent_days},
+        },
+        {
+            "action": {"type": "AbortIncompleteMultipartUpload"},
+            "condition": {"age": args.unfinished_upload_days},
+        },
+        {
+            "action": {"type": "Delete"},
+            "condition": {
+                "age": args.unfinished_upload_days,
+                "matches_prefixes": [INCOMING],
+            },
+        },
+    ]
+    if args.cold_days:
+        rules.append(
+            {
+                "action": {"type": "SetStorageClass", "storage_class": COLD_GCS},
+                "condition": {"age": args.cold_days, "matches_storage_classes": ["STANDARD"]},
+            }
+        )
+    return rules
 
 
 def tls_only_policy(arn: str) -> str:

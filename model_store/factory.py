@@ -1,22 +1,49 @@
-"""From an address to the store behind it."""
+"""From an address to the objects or the model store behind it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_store.errors import StoreError
+from model_store.objects import Objects
 from model_store.store import Store
 
 
-def open_store(address: str, *, endpoint: str | None = None) -> Store:
-    """Open the store at an address.
+@dataclass(frozen=True)
+class OnPrem:
+    """A server at the site that speaks S3, such as MinIO, and the AWS profile with its keys."""
+
+    endpoint: str
+    profile: str | None = None
+    region: str = "us-east-1"
+
+
+def open_store(address: str, *, endpoint: str | None = None, onprem: OnPrem | None = None) -> Store:
+    """The model store at an address; see `open_objects`."""
+    return Store(open_objects(address, endpoint=endpoint, onprem=onprem))
+
+
+def open_objects(
+    address: str,
+    *,
+    endpoint: str | None = None,
+    onprem: OnPrem | None = None,
+    keys: tuple[str, str] | None = None,
+) -> Objects:
+    """The objects at an address.
 
     Parameters
     ----------
     address
-        ``s3://bucket/prefix``, ``gs://bucket/prefix``, or the path of a folder.
+        ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``onprem://bucket/prefix``, or the path of
+        a folder.
     endpoint
         URL of a server that stands for the cloud, for example an emulator.
+    onprem
+        What answers at ``onprem://``.
+    keys
+        Access key and secret for S3; by default they are looked for as every AWS program does.
 
     Raises
     ------
@@ -25,21 +52,35 @@ def open_store(address: str, *, endpoint: str | None = None) -> Store:
     """
     if "://" not in address:
         if not address:
-            raise StoreError("The address of the model store is empty: give a folder or a bucket.")
-        from model_store.folder import FolderStore
+            raise StoreError("The address of the store is empty: give a folder or a bucket.")
+        from model_store.folder import FolderObjects
 
-        return FolderStore(Path(address).expanduser().absolute())
+        return FolderObjects(Path(address).expanduser().absolute())
     scheme, _, rest = address.partition("://")
     bucket, _, prefix = rest.partition("/")
-    if scheme not in ("s3", "gs") or not bucket:
+    if scheme not in ("s3", "gs", "onprem") or not bucket:
         raise StoreError(
-            f"{address!r} is no address of a model store: use s3://bucket/prefix, "
-            "gs://bucket/prefix or a folder."
+            f"{address!r} is no address of a store: use s3://bucket/prefix, gs://bucket/prefix, "
+            "onprem://bucket/prefix or a folder."
         )
+    prefix = prefix.strip("/")
+    if scheme == "gs":
+        from model_store.gcs import GcsObjects
+
+        return GcsObjects(bucket, prefix, endpoint=endpoint)
+    from model_store.s3 import S3Objects
+
     if scheme == "s3":
-        from model_store.s3 import S3Store
-
-        return S3Store(bucket, prefix.strip("/"), endpoint=endpoint)
-    from model_store.gcs import GcsStore
-
-    return GcsStore(bucket, prefix.strip("/"), endpoint=endpoint)
+        return S3Objects(bucket, prefix, endpoint=endpoint, keys=keys)
+    if onprem is None:
+        raise StoreError(
+            f"{address!r} needs a server at the site: set object_stores.onprem.endpoint."
+        )
+    return S3Objects(
+        bucket,
+        prefix,
+        scheme="onprem",
+        endpoint=onprem.endpoint,
+        profile=onprem.profile,
+        region=onprem.region,
+    )

@@ -1,4 +1,4 @@
-"""The model store: what all stores share, and the few operations each of them provides."""
+"""The model store: models by content hash, and the channels that point to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +13,11 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+from model_store import residency
 from model_store.errors import StoreError
+from model_store.folder import sync_file, sync_folder
 from model_store.manifest import FileEntry, Manifest, sha256_of
+from model_store.objects import ConflictError, Entry, Objects
 
 CHANNELS = ("candidate", "canary", "production")
 SHORTEST_PREFIX = 6
@@ -46,15 +48,7 @@ class ModelRecord:
     lineage: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A key that exists in a store, and when it was last written, in UTC."""
-
-    key: str
-    modified: datetime
-
-
-class Store(ABC):
+class Store:
     """Content-addressed models and the channels that point to them.
 
     ``blobs/<sha256>`` holds files, ``manifests/<sha256>.json`` says which files make a model, and
@@ -63,33 +57,8 @@ class Store(ABC):
     by compare-and-swap.
     """
 
-    # What a store provides. Every method raises StoreError where the store cannot be reached.
-
-    @abstractmethod
-    def _read(self, key: str) -> tuple[bytes, str] | None:
-        """Content of a small object and a token of its version; None where there is none."""
-
-    @abstractmethod
-    def _swap(self, key: str, data: bytes, token: str | None) -> bool:
-        """Write if the version is still `token` (None: if absent); False if it is not."""
-
-    @abstractmethod
-    def _size(self, key: str) -> int | None:
-        """Size of an object in bytes; None where there is none."""
-
-    @abstractmethod
-    def _upload(self, file: Path, key: str) -> None:
-        """Store a file whole or not at all, over what is there."""
-
-    @abstractmethod
-    def _download(self, key: str, file: Path) -> bool:
-        """Write an object to a new file; False where there is none."""
-
-    @abstractmethod
-    def _entries(self, prefix: str) -> Iterator[Entry]:
-        """The objects whose key starts with `prefix`."""
-
-    # What a user of the store calls.
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
 
     def put(self, folder: Path, *, lineage: dict[str, Any]) -> str:
         """Store the files of a folder as a model.
@@ -112,15 +81,18 @@ class Store(ABC):
         Raises
         ------
         StoreError
-            The folder is no model, a file changes meanwhile, or the store cannot be reached.
+            The folder is no model, it is private and the store is elsewhere, a file changes
+            meanwhile, or the store cannot be reached.
         """
         manifest = Manifest.of_folder(folder, lineage)
+        private = residency.is_private(folder)
+        residency.require_may_go(private, str(folder), self.objects)
         for file in manifest.files:
-            # Of an object cut short by another tool only the size tells without reading it.
-            if self._size(_blob(file)) != file.size:
-                self._put_blob(folder, file)
+            self._put_blob(folder, file, private=private)
+        if private:
+            residency.mark(self.objects, _manifest(manifest.digest))
         # Another process may have been first: then its manifest is the same.
-        self._swap(_manifest(manifest.digest), manifest.to_bytes(), None)
+        self.objects.swap(_manifest(manifest.digest), manifest.to_bytes(), None)
         return manifest.digest
 
     def get(self, reference: str, target: Path) -> Path:
@@ -154,6 +126,8 @@ class Store(ABC):
                 content = Path(incoming) / "model"
                 for file in manifest.files:
                     self._get_blob(digest, file, content / file.name)
+                if self.objects.on_site and residency.is_marked(self.objects, _manifest(digest)):
+                    (content / residency.MARK).touch()
                 os.replace(content, target)
             sync_folder(target.parent)
         except OSError as error:
@@ -181,7 +155,7 @@ class Store(ABC):
                 f"{reference!r} is no model: give a digest, at least {SHORTEST_PREFIX} of its "
                 f"characters, or a channel ({', '.join(CHANNELS)}). {self._what_exists()}"
             )
-        digests = [_digest(entry) for entry in self._entries(f"manifests/{prefix}")]
+        digests = [_digest(entry) for entry in self._manifests(prefix)]
         if len(digests) > 1:
             raise StoreError(
                 f"{reference!r} means several models ({', '.join(sorted(digests))}): "
@@ -194,7 +168,7 @@ class Store(ABC):
     def manifest(self, reference: str) -> Manifest:
         """Files and lineage of a model; StoreError if it is unknown or its manifest is corrupt."""
         digest = self.resolve(reference)
-        found = self._read(_manifest(digest))
+        found = self.objects.read(_manifest(digest))
         if found is None:
             raise StoreError(f"Model {digest} was removed from the store meanwhile.")
         return Manifest.from_bytes(found[0], digest)
@@ -203,7 +177,7 @@ class Store(ABC):
         """All models, the newest first."""
         channels = self.channels()
         records = []
-        for entry in self._entries("manifests/"):
+        for entry in self._manifests():
             digest = _digest(entry)
             manifest = self.manifest(digest)
             names = tuple(name for name in CHANNELS if channels.get(name) == digest)
@@ -214,7 +188,7 @@ class Store(ABC):
 
     def channels(self) -> dict[str, str]:
         """Channels that are in use and the digest each points to."""
-        found = {name: self._read(_channel(name)) for name in CHANNELS}
+        found = {name: self.objects.read(_channel(name)) for name in CHANNELS}
         return {name: value[0].decode().strip() for name, value in found.items() if value}
 
     def move_channel(
@@ -240,19 +214,26 @@ class Store(ABC):
         if channel not in CHANNELS:
             raise StoreError(f"There is no channel {channel!r}: use {', '.join(CHANNELS)}.")
         digest = self.resolve(digest)
-        found = self._read(_channel(channel))
+        found = self.objects.read(_channel(channel))
         current, token = (found[0].decode().strip(), found[1]) if found else (None, None)
         if expected is not ... and current != expected:
             raise _lost_race(channel, expected, current)
-        if current == digest or self._swap(_channel(channel), f"{digest}\n".encode(), token):
+        if current == digest or self.objects.swap(_channel(channel), f"{digest}\n".encode(), token):
             return
         # A client's own retry may follow a write that arrived but whose answer was lost.
         now = self.channels().get(channel)
         if now != digest:
             raise _lost_race(channel, current, now)
 
-    def _put_blob(self, folder: Path, file: FileEntry) -> None:
+    def _put_blob(self, folder: Path, file: FileEntry, *, private: bool) -> None:
         """Send one file from a private copy, so that what is sent is what was hashed."""
+        key = _blob(file)
+        if private:
+            residency.mark(self.objects, key)
+        found = self.objects.entry(key)
+        # Of an object cut short by another tool only the size tells without reading it.
+        if found and found.size == file.size:
+            return
         with tempfile.TemporaryDirectory(prefix="hybrid-model-") as private:
             copy = Path(private) / "blob"
             try:
@@ -264,11 +245,14 @@ class Store(ABC):
                     f"{folder / file.name} changed while it was stored: try again when nothing "
                     "writes to it."
                 )
-            self._upload(copy, _blob(file))
+            try:
+                self.objects.put(copy, key, file.sha256, found.token if found else None)
+            except ConflictError:
+                pass  # somebody else has just stored the same content
 
     def _get_blob(self, digest: str, file: FileEntry, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not self._download(_blob(file), target):
+        if not self.objects.fetch(_blob(file), target):
             raise StoreError(f"Model {digest} is not whole: its file {file.name} is missing.")
         got = sha256_of(target)
         if got != file.sha256:
@@ -278,9 +262,14 @@ class Store(ABC):
             )
         sync_file(target)
 
+    def _manifests(self, prefix: str = "") -> Iterator[Entry]:
+        for entry in self.objects.entries(f"manifests/{prefix}"):
+            if entry.key.endswith(".json"):
+                yield entry
+
     def _what_exists(self) -> str:
         """A sentence on what could have been meant."""
-        entries = sorted(self._entries("manifests/"), key=lambda e: e.modified, reverse=True)
+        entries = sorted(self._manifests(), key=lambda e: e.modified, reverse=True)
         if not entries:
             return "The store is empty: train a model first."
         pointed: dict[str, list[str]] = {}
@@ -292,21 +281,6 @@ class Store(ABC):
             models.append(digest.removeprefix("sha256:")[:12] + names)
         more = f" and {len(entries) - 10} more" if len(entries) > 10 else ""
         return f"The store has: {', '.join(models)}{more}."
-
-
-def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a folder's names to the disk, so that a rename survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _blob(file: FileEntry) -> str:

@@ -21,8 +21,7 @@ def program(environment: str, settings: Settings) -> None:
         name,
         ObjectStoresArgs(
             gcs_location=settings.gcp.location,
-            noncurrent_days=settings.object_stores.noncurrent_days,
-            delete_with_data=settings.object_stores.delete_with_data,
+            **settings.object_stores.model_dump(exclude={"onprem"}),
         ),
         pulumi.ResourceOptions(providers=[aws, gcp]),
     )

@@ -167,11 +167,38 @@ class GpuPoolSettings(_Section):
         return self
 
 
+class OnPremStore(_Section):
+    """A server at the site that speaks S3, such as MinIO: what `onprem://bucket` means.
+
+    `profile` is an AWS profile of whoever calls; it holds the keys, which stand in no settings.
+    """
+
+    endpoint: HttpAddress
+    profile: str | None = None
+    region: str = "us-east-1"
+
+
 class ObjectStoreSettings(_Section):
-    """Buckets: days that a replaced version is kept; whether `down` may delete what they hold."""
+    """Buckets: what becomes of old versions and old objects, whether `down` may delete them.
+
+    `cold_days` after its last change an object goes to a cheaper class, kept as safely and read
+    at once, but paid for by what is read; 0: never.
+    """
 
     noncurrent_days: Annotated[int, Field(ge=1)] = 30
+    cold_days: Annotated[int, Field(ge=0)] = 0
+    unfinished_upload_days: Annotated[int, Field(ge=1)] = 7
     delete_with_data: bool = False
+    onprem: OnPremStore | None = None
+
+    @model_validator(mode="after")
+    def _tiers(self) -> ObjectStoreSettings:
+        if 0 < self.cold_days < 30:
+            raise ValueError(
+                f"cold_days is {self.cold_days}, but S3 keeps an object 30 days before it goes to "
+                "a cold class: use 30 or more, or 0 for never"
+            )
+        return self
 
 
 class ServingSettings(_Section):

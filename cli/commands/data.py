@@ -71,11 +71,13 @@ def convert(
     """Clean and filter the events at PATH into the folder TARGET, which `hybrid train` reads."""
     from dataclasses import asdict
 
+    from model_store import residency
     from recsys.data.interactions import write_interactions
     from recsys.data.prepare import prepare
 
     _require_own(target)
     prepared = prepare(path, endpoint=endpoint, **filters)
+    residency.carry(path, target)
     write_interactions(prepared.interactions, target)
     if as_json:
         app.show_json(
@@ -115,6 +117,7 @@ def split(
     """
     from dataclasses import asdict
 
+    from model_store import residency
     from recsys.data.interactions import load_interactions, write_interactions
     from recsys.data.split import time_split
     from recsys.data.statistics import statistics
@@ -128,6 +131,7 @@ def split(
     )
     written = {name: getattr(parts, name) for name in ("train", "validation", "test")}
     for name, interactions in written.items():
+        residency.carry(path, target / name)
         write_interactions(interactions, target / name)
     figures = {name: statistics(interactions) for name, interactions in written.items()}
     unseen = {name: len(parts.unseen_items(name)) for name in ("validation", "test")}

@@ -30,6 +30,7 @@ from cli.serving import (
 )
 from model_store.errors import StoreError
 from model_store.factory import open_store
+from model_store.manifest import sha256_of
 from model_store.store import Store
 from recsys.artifact import save_model
 from recsys.model import SequentialRecommender
@@ -224,7 +225,9 @@ def test_a_corrupt_artefact_is_refused(
     (file,) = (f for f in store.manifest(digest).files if f.name == "weights.safetensors")
     wrong = tmp_path / "wrong"
     wrong.write_bytes((tmp_path / "model" / "weights.safetensors").read_bytes()[:-1] + b"!")
-    store._upload(wrong, f"blobs/{file.sha256}")
+    key = f"blobs/{file.sha256}"
+    token = store.objects.entry(key).token
+    store.objects.put(wrong, key, sha256_of(wrong), token)
     with pytest.raises(StoreError, match=f"weights.safetensors should have SHA-256 {file.sha256}"):
         deploy(store, digest, client=server.client, folder=server.folder)
     assert served(server) == [(first, True, True)]

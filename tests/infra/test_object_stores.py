@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from infra.object_stores import ObjectStores, ObjectStoresArgs, tls_only_policy
+from infra.object_stores import (
+    INCOMING,
+    ObjectStores,
+    ObjectStoresArgs,
+    gcs_rules,
+    s3_rules,
+    tls_only_policy,
+)
+from infra.offline import schema
+from model_store.objects import OWN
 
 
-def stores(*, delete_with_data: bool = False) -> ObjectStores:
-    return ObjectStores("stores", ObjectStoresArgs("EUROPE-WEST3", 30, delete_with_data))
+ARGS = ObjectStoresArgs(
+    gcs_location="EUROPE-WEST3",
+    noncurrent_days=30,
+    cold_days=90,
+    unfinished_upload_days=7,
+    delete_with_data=False,
+)
+
+
+def stores(**changes: Any) -> ObjectStores:
+    return ObjectStores("stores", replace(ARGS, **changes))
 
 
 def test_the_s3_bucket_is_closed_versioned_and_encrypted(declare):
@@ -31,8 +52,41 @@ def test_the_s3_bucket_is_closed_versioned_and_encrypted(declare):
     )
     (rule,) = encryption["rules"]
     assert rule["applyServerSideEncryptionByDefault"] == {"sseAlgorithm": "AES256"}
-    (rule,) = seen.only("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration")["rules"]
-    assert rule["noncurrentVersionExpiration"] == {"noncurrentDays": 30}
+
+
+def test_old_versions_expire_old_objects_get_cheaper_and_lost_parts_go(declare):
+    _, seen = declare(stores)
+    rules = seen.only("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration")["rules"]
+    assert all((rule["status"], rule["filter"]) == ("Enabled", {"prefix": ""}) for rule in rules)
+    assert rules[0]["noncurrentVersionExpiration"] == {"noncurrentDays": 30}
+    assert rules[0]["abortIncompleteMultipartUpload"] == {"daysAfterInitiation": 7}
+    assert rules[1]["transitions"] == [{"days": 90, "storageClass": "STANDARD_IA"}]
+    rules = seen.only("gcp:storage/bucket:Bucket")["lifecycleRules"]
+    assert [(rule["action"]["type"], rule["condition"]) for rule in rules] == [
+        ("Delete", {"daysSinceNoncurrentTime": 30}),
+        ("AbortIncompleteMultipartUpload", {"age": 7}),
+        ("Delete", {"age": 7, "matchesPrefixes": [".hybrid/incoming/"]}),
+        ("SetStorageClass", {"age": 90, "matchesStorageClasses": ["STANDARD"]}),
+    ]
+
+
+def test_parts_are_kept_where_the_store_puts_them():
+    assert f"{OWN}incoming/" == INCOMING
+
+
+def test_without_cold_days_nothing_changes_its_class():
+    kept = replace(ARGS, cold_days=0)
+    assert all("transitions" not in rule for rule in s3_rules(kept))
+    assert all(rule["action"]["type"] != "SetStorageClass" for rule in gcs_rules(kept))
+
+
+def test_the_offline_plugins_accept_every_property(declare):
+    _, seen = declare(stores)
+    for kind in ("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration",
+                 "gcp:storage/bucket:Bucket"):  # fmt: skip
+        # The engine's protocol made numbers of the program's whole numbers.
+        sent = json.loads(re.sub(r"\b(\d+)\.0\b", r"\1", json.dumps(seen.only(kind))))
+        assert list(schema.validate(sent, schema.input_properties(kind))) == []
 
 
 def test_the_gcs_bucket_is_closed_and_versioned(declare):
@@ -41,7 +95,6 @@ def test_the_gcs_bucket_is_closed_and_versioned(declare):
     assert bucket["publicAccessPrevention"] == "enforced"
     assert bucket["uniformBucketLevelAccess"] is True
     assert bucket["versioning"] == {"enabled": True}
-    assert bucket["lifecycleRules"][0]["condition"] == {"daysSinceNoncurrentTime": 30}
 
 
 @pytest.mark.parametrize("delete_with_data", [False, True])

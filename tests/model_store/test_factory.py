@@ -7,21 +7,26 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import StoreError
-from model_store.factory import open_store
-from model_store.folder import FolderStore
+from model_store.factory import open_objects, open_store
+from model_store.folder import FolderObjects
 
 
 def test_a_path_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    store = open_store("models")
-    assert isinstance(store, FolderStore)
-    assert store.root == tmp_path / "models"
+    objects = open_objects("models")
+    assert isinstance(objects, FolderObjects)
+    assert objects.root == tmp_path / "models"
 
 
-@pytest.mark.parametrize("address", ["", "ftp://host/x", "s3://", "gs:///x"])
+@pytest.mark.parametrize("address", ["", "ftp://host/x", "s3://", "gs:///x", "onprem://"])
 def test_other_addresses_are_refused(address: str) -> None:
     with pytest.raises(StoreError, match="bucket"):
         open_store(address)
+
+
+def test_a_server_at_the_site_must_be_in_the_settings() -> None:
+    with pytest.raises(StoreError, match="set object_stores.onprem.endpoint"):
+        open_store("onprem://models")
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])

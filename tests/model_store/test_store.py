@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import StoreError
-from model_store.folder import FolderStore
+from model_store.factory import open_store
 from model_store.manifest import digest_of
+from model_store.objects import Entry
 from model_store.store import Store
 
 Make = Callable[..., Path]
@@ -45,9 +46,9 @@ def test_the_digest_is_the_hash_of_the_stored_manifest(store: Store, make_model:
 
 def test_the_same_content_is_stored_once(store: Store, make_model: Make) -> None:
     first = store.put(make_model(), lineage={"seed": 1, "data": "x"})
-    blobs = {entry.key: entry.modified for entry in store._entries("blobs/")}
+    blobs = {entry.key: entry.modified for entry in store.objects.entries("blobs/")}
     assert store.put(make_model(), lineage={"data": "x", "seed": 1}) == first
-    assert {entry.key: entry.modified for entry in store._entries("blobs/")} == blobs
+    assert {entry.key: entry.modified for entry in store.objects.entries("blobs/")} == blobs
     assert [record.digest for record in store.list()] == [first]
 
 
@@ -55,7 +56,7 @@ def test_other_lineage_is_another_model_of_the_same_blobs(store: Store, make_mod
     folder = make_model()
     assert store.put(folder, lineage={"run": 1}) != store.put(folder, lineage={"run": 2})
     assert len(store.list()) == 2
-    assert len(list(store._entries("blobs/"))) == 3
+    assert len(list(store.objects.entries("blobs/"))) == 3
 
 
 def test_several_may_store_the_same_at_once(
@@ -109,8 +110,8 @@ def test_a_changed_manifest_refuses_to_load(
 ) -> None:
     digest = store.put(make_model(), lineage={"data": "clean"})
     key = f"manifests/{digest[7:]}.json"
-    data, token = store._read(key)
-    assert store._swap(key, data.replace(b"clean", b"dirty"), token)
+    data, token = store.objects.read(key)
+    assert store.objects.swap(key, data.replace(b"clean", b"dirty"), token)
     with pytest.raises(StoreError, match="manifest .* is corrupt: expected sha256:.* got sha256:"):
         store.get(digest, tmp_path / "target")
 
@@ -119,7 +120,7 @@ def test_a_hostile_manifest_cannot_write_outside(store: Store, tmp_path: Path) -
     payload = tmp_path / "payload"
     payload.write_bytes(b"evil")
     sha = hashlib.sha256(b"evil").hexdigest()
-    store._upload(payload, f"blobs/{sha}")
+    store.objects.put(payload, f"blobs/{sha}", sha, None)
     entry = '{"name":"../evil","sha256":"%s","size":4}' % sha
     digest = plant(store, f'{{"files":[{entry}],"format":1,"lineage":{{}}}}'.encode())
     with pytest.raises(StoreError, match="'../evil' is not safe"):
@@ -166,7 +167,7 @@ def test_an_empty_store_says_so(store: Store) -> None:
 
 def test_an_ambiguous_prefix_names_both(store: Store) -> None:
     for last in "01":
-        store._swap(f"manifests/{'ab' * 31}c{last}.json", b"{}", None)
+        store.objects.swap(f"manifests/{'ab' * 31}c{last}.json", b"{}", None)
     with pytest.raises(StoreError, match="means several models"):
         store.resolve("ababab")
 
@@ -209,16 +210,16 @@ def test_a_rival_between_read_and_write_wins(
 ) -> None:
     one, two, three = (store.put(make_model(text), lineage={}) for text in ("one", "two", "three"))
     store.move_channel("production", one)
-    read = store._read
+    read = store.objects.read
 
     def read_then_be_overtaken(key: str) -> tuple[bytes, str] | None:
         found = read(key)
-        monkeypatch.setattr(store, "_read", read)
+        monkeypatch.setattr(store.objects, "read", read)
         reopen().move_channel("production", two, expected=one)
         return found
 
     condition = {"expected": one} if expected == "given" else {}
-    monkeypatch.setattr(store, "_read", read_then_be_overtaken)
+    monkeypatch.setattr(store.objects, "read", read_then_be_overtaken)
     with pytest.raises(StoreError, match=f"points to {two}, not to {one}"):
         store.move_channel("production", three, **condition)
     assert store.channels() == {"production": two}
@@ -230,15 +231,15 @@ def test_a_rival_that_creates_the_channel_first_wins(
     store: Store, reopen: Reopen, make_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = (store.put(make_model(text), lineage={}) for text in ("one", "two"))
-    read = store._read
+    read = store.objects.read
 
     def read_then_be_overtaken(key: str) -> tuple[bytes, str] | None:
         found = read(key)
-        monkeypatch.setattr(store, "_read", read)
+        monkeypatch.setattr(store.objects, "read", read)
         reopen().move_channel("production", two)
         return found
 
-    monkeypatch.setattr(store, "_read", read_then_be_overtaken)
+    monkeypatch.setattr(store.objects, "read", read_then_be_overtaken)
     with pytest.raises(StoreError, match=f"points to {two}, not to nothing"):
         store.move_channel("production", one)
 
@@ -254,11 +255,11 @@ def test_unknown_channels_and_models_are_refused(store: Store, make_model: Make)
 
 def test_of_many_who_race_for_a_channel_one_wins(tmp_path: Path, make_model: Make) -> None:
     # Only on a folder: the check and the write of a moto server are two steps.
-    digests = [FolderStore(tmp_path / "s").put(make_model(str(i)), lineage={}) for i in range(6)]
+    digests = [open_store(str(tmp_path / "s")).put(make_model(str(i)), lineage={}) for i in range(6)]
 
     def move(digest: str) -> str | None:
         try:
-            FolderStore(tmp_path / "s").move_channel("production", digest, expected=None)
+            open_store(str(tmp_path / "s")).move_channel("production", digest, expected=None)
             return digest
         except StoreError:
             return None
@@ -266,20 +267,20 @@ def test_of_many_who_race_for_a_channel_one_wins(tmp_path: Path, make_model: Mak
     with ThreadPoolExecutor(6) as pool:
         winners = [digest for digest in pool.map(move, digests) if digest]
     assert len(winners) == 1
-    assert FolderStore(tmp_path / "s").channels() == {"production": winners[0]}
+    assert open_store(str(tmp_path / "s")).channels() == {"production": winners[0]}
 
 
 def test_a_file_that_changes_while_stored_is_refused(
     store: Store, make_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_model()
-    size = store._size
+    entry = store.objects.entry
 
-    def size_then_change(key: str) -> int | None:
+    def ask_then_change(key: str) -> Entry | None:
         (folder / "weights.safetensors").write_bytes(b"another training step")
-        return size(key)
+        return entry(key)
 
-    monkeypatch.setattr(store, "_size", size_then_change)
+    monkeypatch.setattr(store.objects, "entry", ask_then_change)
     with pytest.raises(StoreError, match="weights.safetensors changed while it was stored"):
         store.put(folder, lineage={})
     assert store.list() == []
@@ -298,11 +299,14 @@ def break_blob(store: Store, file: Path, tmp_path: Path, data: bytes) -> None:
     """Overwrite the stored copy of a file behind the store's back."""
     wrong = tmp_path / "wrong"
     wrong.write_bytes(data)
-    store._upload(wrong, f"blobs/{hashlib.sha256(file.read_bytes()).hexdigest()}")
+    key = f"blobs/{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    found = store.objects.entry(key)
+    assert found
+    store.objects.put(wrong, key, hashlib.sha256(data).hexdigest(), found.token)
 
 
 def plant(store: Store, manifest: bytes) -> str:
     """Store a manifest that `put` would never write; its hash is right."""
     digest = digest_of(manifest)
-    assert store._swap(f"manifests/{digest[7:]}.json", manifest, None)
+    assert store.objects.swap(f"manifests/{digest[7:]}.json", manifest, None)
     return digest

@@ -1,0 +1,40 @@
+"""What the objects of S3 and of GCS have in common: a bucket, and a prefix in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+from model_store.objects import OWN, Objects
+
+SHA256 = "hybrid-sha256"
+
+
+class BucketObjects(Objects):
+    """Objects whose names begin with `prefix`, which is empty or ends with a slash."""
+
+    def __init__(self, scheme: str, bucket: str, prefix: str, *, endpoint: str | None) -> None:
+        self.scheme = scheme
+        self.bucket_name = bucket
+        self.endpoint = endpoint
+        self._move_to(prefix)
+
+    @property
+    def identity(self) -> str:
+        return f"{self.address} at {self.endpoint}" if self.endpoint else self.address
+
+    def above(self) -> Iterator[Objects]:
+        folders = self.prefix.rstrip("/").split("/") if self.prefix else []
+        for length in reversed(range(len(folders))):
+            outer = copy.copy(self)
+            outer._move_to("/".join(folders[:length]))
+            yield outer
+
+    def _move_to(self, prefix: str) -> None:
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.address = f"{self.scheme}://{self.bucket_name}/{prefix}"
+
+    @staticmethod
+    def _listed(key: str) -> bool:
+        # A name that ends with a slash is what consoles make to show an empty folder.
+        return not key.startswith(OWN) and not key.endswith("/") and key != ""
