@@ -34,4 +34,11 @@ def main() -> None:
     importlib.import_module(f"stacks.{layer}").program(environment, settings)
 
 
-main()
+# The language host of tools/language-python starts a policy pack in the program's folder instead of
+# the pack's, with the engine's address as the one argument; a program gets none.
+if len(sys.argv) == 2:
+    from infra.policy.pack import start
+
+    start()
+else:
+    main()

@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cli.layers import LAYERS
 from infra.offline.install import install
 from infra.offline.wire import UNKNOWN as WIRE_UNKNOWN
 from stacks.capture import Capture
-from stacks.settings import load_settings
+from stacks.settings import SHIPPED, load_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENGINE = (
@@ -182,6 +183,23 @@ def assert_told(planned, captured, where: str) -> None:
             assert_told(one, other, f"{where}.{number}")
     else:
         assert planned == captured, where
+
+
+def test_the_policy_pack_stops_the_engine_for_what_is_broken_and_nothing_else(shell):
+    """A route to a NAT is no public path, though the engine tells its gateway as unknown."""
+    folder = shell.folder.parent / "hybrid" / "environments"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = yaml.safe_load((SHIPPED / "production.yaml").read_text())
+    del settings["budget"]
+    (folder / "spender.yaml").write_text(yaml.safe_dump(settings))
+    try:
+        assert shell.run("stack", "init", "spender.cloud").returncode == 0
+        pack = str(PROJECT / "stacks" / "policy")
+        done = shell.run("preview", "--stack", "spender.cloud", "--policy-pack", pack)
+    finally:
+        (folder / "spender.yaml").unlink()
+    assert done.returncode != 0
+    assert re.findall(r"\[mandatory\]\s+([a-z-]+)", done.stdout) == ["no-budget"], done.stdout
 
 
 def test_bringing_up_a_layer_too_early_names_the_one_that_is_missing(shell, plans):

@@ -124,7 +124,8 @@ CASES = [
     ("private-path", [resource(ROUTE, {"natGatewayId": "n"}, "x-private-a")],
      [resource(ROUTE, {"gatewayId": UNKNOWN}, "x-private-a", {"gatewayId": f"{GATEWAY}::it"})]),
     # The engine shows a property that is not set as unknown, with nothing that it comes from.
-    ("private-path", [resource(ROUTE, {"natGatewayId": UNKNOWN, "gatewayId": UNKNOWN}, "x-private-a")],
+    ("private-path",
+     [resource(ROUTE, dict.fromkeys(("natGatewayId", "gatewayId"), UNKNOWN), "x-private-a")],
      [resource(ROUTE, {"gatewayId": "igw-1"}, "x-private-a")]),
 ]  # fmt: skip
 
