@@ -7,13 +7,14 @@ import re
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import click
 import psutil
 from pulumi.automation import (
     EngineEvent,
@@ -64,15 +65,10 @@ class Engine:
         (folder / "state").mkdir(exist_ok=True)
         if self.environment.is_local:
             self._prepare_local()
-        workspace = self._workspace()
-        try:
-            known = {summary.name for summary in workspace.list_stacks(include_all=False)}
-            for layer in LAYERS:
-                if self._stack_name(layer) not in known:
-                    workspace.create_stack(self._stack_name(layer))
-        except EngineFailure as error:
-            told = f"The engine's backend does not answer: {_plain(_stderr(str(error)))}"
-            raise CommandError(with_advice(told)) from None
+        known = resource_counts(self.environment)
+        for layer in LAYERS:
+            if layer not in known:
+                self._workspace().create_stack(self._stack_name(layer))
 
     def preview(self, progress: Progress) -> list[LayerResult]:
         """Plan every layer, all at once, and change nothing."""
@@ -86,9 +82,11 @@ class Engine:
         refresh
             First compare the state with what really is there.
         """
-        with self._marked_unfinished() as was_unfinished:
-            if was_unfinished:
+        with self._marked_unfinished("up") as unfinished:
+            if unfinished:
                 self._settle_pending(progress)
+                # A teardown empties groups before it takes anything out of the state.
+                refresh = refresh or unfinished == "down"
             elif not refresh and all(resource_counts(self.environment).values()):
                 # A plan looks at all layers at once; only a change needs their order.
                 plan = self.preview(progress)
@@ -100,14 +98,32 @@ class Engine:
         """Compare every layer's state with what really is there, and change nothing."""
         return self._run([LAYERS], progress, ["refresh", "--preview-only"])
 
-    def down(self, progress: Progress) -> list[LayerResult]:
-        """Destroy every layer's resources, in the reverse of the order of `up`."""
-        with self._marked_unfinished() as was_unfinished:
-            if was_unfinished and self._settle_pending(progress) and self.environment.is_local:
-                # A creation that was cut off may have left its resource without a record of it.
-                # Creating again adopts that one, so that the destruction below finds it.
-                self._bring_up(progress, refresh=False)
+    def down(
+        self, progress: Progress, before: Callable[[frozenset[str]], None]
+    ) -> list[LayerResult]:
+        """Destroy every layer's resources, in the reverse of the order of `up`.
+
+        Parameters
+        ----------
+        before
+            Called after an interruption, with the ids of all that the state has: a creation that
+            was cut off left an object without a record, and what it lies in cannot go before it.
+        """
+        with self._marked_unfinished("down") as unfinished:
+            if unfinished:
+                self._settle_pending(progress)
+                before(self.recorded())
             return self._run(WAVES[::-1], progress, ["destroy", "--yes", "--skip-preview"])
+
+    def recorded(self) -> frozenset[str]:
+        """Ids, names and ARNs of everything in the state of any layer."""
+        found: set[str] = set()
+        for layer in LAYERS:
+            for resource in self._deployment(layer).get("resources") or ():
+                outputs = resource.get("outputs") or {}
+                named = (resource.get("id"), outputs.get("arn"), outputs.get("name"))
+                found |= {each for each in named if isinstance(each, str)}
+        return frozenset(found)
 
     def _prepare_local(self) -> None:
         from infra.offline.install import install
@@ -148,12 +164,11 @@ class Engine:
         with tempfile.TemporaryDirectory(prefix="hybrid-engine-") as scratch:
             log = Path(scratch) / "events"
             try:
-                self._engine([*arguments, "--event-log", str(log)], layer)
-            except ConcurrentUpdateError as error:
-                raise CommandError(
-                    f"Stack {name} is locked by another operation: {_lock_holder(str(error))}. "
-                    f"Wait for it, or run: pulumi cancel --stack {name}"
-                ) from None
+                try:
+                    self._engine([*arguments, "--event-log", str(log)], layer)
+                except ConcurrentUpdateError as error:
+                    self._break_dead_lock(str(error), layer)
+                    self._engine([*arguments, "--event-log", str(log)], layer)
             except EngineFailure as error:
                 for event in _events(log):
                     diagnostic = event.diagnostic_event
@@ -201,26 +216,44 @@ class Engine:
         if change not in result.changes:
             result.changes.append(change)
 
-    def _settle_pending(self, progress: Progress) -> bool:
-        """After an interruption: compare each layer with what is there, and drop what never came.
-
-        Returns
-        -------
-        bool
-            Whether an operation had been cut off in the middle of a creation.
-        """
-        cut_off = False
+    def _settle_pending(self, progress: Progress) -> None:
+        """After an interruption: compare each layer with what is there, and drop what never came."""
         for layer in LAYERS:
-            deployment = json.loads(self._engine(["stack", "export"], layer))["deployment"] or {}
-            pending = deployment.get("pending_operations") or []
+            pending = self._deployment(layer).get("pending_operations") or []
             if pending:
                 names = ", ".join(p["resource"]["urn"].split("::")[-1] for p in pending)
                 progress(0, len(LAYERS), f"{layer}: settling what an interruption cut off: {names}")
-                cut_off = cut_off or any(p["type"] == "creating" for p in pending)
                 self._engine(
                     ["refresh", "--yes", "--skip-preview", "--clear-pending-creates"], layer
                 )
-        return cut_off
+
+    def _deployment(self, layer: str) -> dict[str, Any]:
+        """The state of a layer's stack; secrets stay encrypted."""
+        try:
+            exported = self._engine(["stack", "export"], layer)
+        except EngineFailure as error:
+            told = f"The state of layer {layer} cannot be read: {_plain(_stderr(str(error)))}"
+            raise CommandError(with_advice(told)) from None
+        return json.loads(exported)["deployment"] or {}
+
+    def _break_dead_lock(self, failure: str, layer: str) -> None:
+        """Break the backend's lock where its owner was on this host and is dead.
+
+        Raises
+        ------
+        CommandError
+            The owner lives, or is elsewhere: the sentence names it.
+        """
+        name = self._stack_name(layer)
+        owner = re.search(r"created by (\S+)@(\S+) \(pid (\d+)\)", failure)
+        if owner and owner[2] == socket.gethostname() and not psutil.pid_exists(int(owner[3])):
+            _say_broken(name, owner[3])
+            self._engine(["cancel", "--yes"], layer)
+            return
+        raise CommandError(
+            f"Stack {name} is locked by another operation: {_lock_holder(failure)}. "
+            f"Wait for it; if it is dead, run: pulumi cancel --stack {name}"
+        ) from None
 
     def _break_stale_locks(self) -> None:
         """Remove the file backend's locks whose process is gone; wait for one that still works.
@@ -241,7 +274,7 @@ class Engine:
                 if "pulumi" in process.name():
                     process.wait(timeout=60)
             except psutil.NoSuchProcess:
-                pass
+                _say_broken(lock.parent.name, holder["pid"])
             except psutil.TimeoutExpired:
                 raise CommandError(
                     f"Stack {lock.parent.name} is being changed by process {holder['pid']} of "
@@ -250,11 +283,11 @@ class Engine:
             lock.unlink(missing_ok=True)
 
     @contextmanager
-    def _marked_unfinished(self) -> Iterator[bool]:
-        """Leave a mark while an operation runs; tell whether an earlier one was cut off."""
-        was_unfinished = self.unfinished.exists()
-        write_text(self.unfinished, "")
-        yield was_unfinished
+    def _marked_unfinished(self, operation: str) -> Iterator[str]:
+        """Leave a mark while an operation runs; tell which earlier one was cut off, if any."""
+        earlier = self.unfinished.read_text() if self.unfinished.exists() else ""
+        write_text(self.unfinished, operation)
+        yield earlier
         self.unfinished.unlink(missing_ok=True)
 
     def _workspace(self) -> LocalWorkspace:
@@ -285,6 +318,10 @@ def _stderr(failure: str) -> str:
     """The part of an Automation API failure that a person needs."""
     _, _, told = failure.partition("stderr: ")
     return told or failure
+
+
+def _say_broken(stack: str, pid: int | str) -> None:
+    click.echo(f"The lock of stack {stack} is broken: its owner, process {pid}, is dead.", err=True)
 
 
 def _lock_holder(failure: str) -> str:

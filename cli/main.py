@@ -35,6 +35,7 @@ COMMANDS = {
     "logs": "Show what a local server printed.",
     "doctor": "Tell what is missing and how to mend it.",
     "down": "Tear an environment down.",
+    "orphans": "List what is in the clouds but in no state.",
     "completion": "Print the script that completes commands in a shell.",
 }
 

@@ -19,6 +19,7 @@ from cli.preflight import require_account, require_instance_types
 from cli.processes import Supervisor
 from cli.production import restore
 from cli.state import resource_counts
+from cli.teardown import Teardown
 from infra.policy.review import Finding
 
 
@@ -109,13 +110,16 @@ def drift(environment: Environment, progress: Progress) -> list[LayerResult]:
     return engine.drift(progress)
 
 
-def down(environment: Environment, progress: Progress, *, purge: bool) -> Provisioned:
+def down(
+    environment: Environment, progress: Progress, *, purge: bool, delete_data: bool
+) -> Provisioned:
     """Destroy every layer, end every local server; with `purge`, forget the environment's files.
 
     Raises
     ------
     CommandError
-        A layer cannot be destroyed; the servers then stay, so that the next call can go on.
+        The stores hold data and `delete_data` was not given: nothing was done. Or a layer cannot
+        be destroyed, or something is left; the servers then stay, so that the next call can go on.
     """
     start = time.monotonic()
     require_account(environment)
@@ -129,7 +133,11 @@ def down(environment: Environment, progress: Progress, *, purge: bool) -> Provis
             supervisor.configure(servers.all)
             supervisor.start(servers.emulators)
             supervisor.wait(servers.emulators)
-        layers = engine.down(progress)
+        teardown = Teardown.of(environment, progress)
+        teardown.protect_data(delete_data)
+        teardown.drain_groups()
+        layers = engine.down(progress, teardown.remove_unrecorded)
+        teardown.require_nothing_left()
     ended = [state.name for state in supervisor.states() if state.pid]
     supervisor.stop()
     _emulators_file(environment).unlink(missing_ok=True)

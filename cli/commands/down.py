@@ -12,11 +12,17 @@ from cli.options import environment_argument, json_option
 @click.command()
 @environment_argument
 @click.option("--purge", is_flag=True, help="Delete the environment's models, data and logs too.")
+@click.option("--delete-data", is_flag=True, help="Delete what the object stores hold.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before a purge or a real environment.")
 @json_option
 @click.pass_obj
-def down(app: Application, environment: str, purge: bool, yes: bool, as_json: bool) -> None:
-    """Destroy all layers of ENV in reverse order and end its servers; models and data stay."""
+def down(
+    app: Application, environment: str, purge: bool, delete_data: bool, yes: bool, as_json: bool
+) -> None:
+    """Destroy all layers of ENV in reverse order and end its servers; models and data stay.
+
+    Where an object store holds something, nothing is destroyed without --delete-data.
+    """
     from dataclasses import asdict
 
     from cli import provision
@@ -29,11 +35,12 @@ def down(app: Application, environment: str, purge: bool, yes: bool, as_json: bo
         else:
             click.echo(f"Nothing to end: {environment} was never up here.")
         return
-    if not yes and (purge or not target.is_local):
-        kept = f"Its folder {target.folder} goes too. " if purge else ""
-        click.confirm(f"Destroy {environment}? {kept}", abort=True, err=True)
+    if not yes and (purge or delete_data or not target.is_local):
+        data = "What its object stores hold goes too. " if delete_data else ""
+        folder = f"Its folder {target.folder} goes too. " if purge else ""
+        click.confirm(f"Destroy {environment}? {data}{folder}", abort=True, err=True)
     with environment_lock(target.folder, "hybrid down"), app.progress("down") as progress:
-        done = provision.down(target, progress, purge=purge)
+        done = provision.down(target, progress, purge=purge, delete_data=delete_data)
     if as_json:
         app.show_json({"environment": environment, "changed": done.changed, **asdict(done)})
         return

@@ -97,7 +97,7 @@ def shop(aws, tmp_path, monkeypatch) -> Environment:
     return Environment.load("shop", tmp_path)
 
 
-@pytest.mark.parametrize("command", [["up"], ["preview"], ["down", "--yes"]])
+@pytest.mark.parametrize("command", [["up"], ["preview"], ["down", "--yes"], ["orphans"]])
 def test_another_account_stops_every_command_before_its_first_call(aws, shop, command, capsys):
     aws.bodies = [caller("999988887777")]
     with pytest.raises(SystemExit) as stop:
