@@ -187,7 +187,7 @@ AWS_KINDS = (
     ),
     _ec2("vpc", "Vpcs", "VpcId", passes=lambda each: not each["IsDefault"]),
     _ec2("volume", "Volumes", "VolumeId"),
-    _ec2("key pair", "KeyPairs", "KeyPairId", name="KeyName"),
+    _ec2("key pair", "KeyPairs", "KeyName"),
     Kind(
         "iam", "instance profile", "list_instance_profiles", "InstanceProfiles",
         "InstanceProfileName",

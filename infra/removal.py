@@ -94,10 +94,12 @@ def _alive(aws: Aws, ids: list[str]) -> bool:
 
 
 def _interfaces(aws: Aws, ids: list[str]) -> bool:
+    """Whether interfaces are still there that go along with their instances."""
     if not ids:
         return False
     attached = {"Name": "attachment.instance-id", "Values": ids}
-    return bool(aws("ec2").describe_network_interfaces(Filters=[attached])["NetworkInterfaces"])
+    found = aws("ec2").describe_network_interfaces(Filters=[attached])["NetworkInterfaces"]
+    return any(each["Attachment"]["DeleteOnTermination"] for each in found)
 
 
 def _until(holds: Callable[[], bool], what: str) -> None:
@@ -292,7 +294,7 @@ _TAKE: dict[str, Callable[[Aws, str], Any]] = {
     "security group": _call("ec2", "delete_security_group", "GroupId"),
     "vpc": _call("ec2", "delete_vpc", "VpcId"),
     "volume": _call("ec2", "delete_volume", "VolumeId"),
-    "key pair": _call("ec2", "delete_key_pair", "KeyPairId"),
+    "key pair": _call("ec2", "delete_key_pair", "KeyName"),
     "instance profile": _remove_profile,
     "role": _remove_role,
     "user": _remove_user,
