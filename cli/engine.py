@@ -285,7 +285,7 @@ class Engine:
     @contextmanager
     def _marked_unfinished(self, operation: str) -> Iterator[str]:
         """Leave a mark while an operation runs; tell which earlier one was cut off, if any."""
-        earlier = self.unfinished.read_text() if self.unfinished.exists() else ""
+        earlier = (self.unfinished.read_text() or "up") if self.unfinished.exists() else ""
         write_text(self.unfinished, operation)
         yield earlier
         self.unfinished.unlink(missing_ok=True)

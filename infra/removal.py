@@ -149,6 +149,8 @@ def _remove_group(aws: Aws, name: str) -> None:
 
 
 def _terminate(aws: Aws, identity: str) -> None:
+    if not _alive(aws, [identity]):
+        return  # with its group
     aws("ec2").modify_instance_attribute(
         InstanceId=identity, DisableApiTermination={"Value": False}
     )
