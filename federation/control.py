@@ -12,12 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import serialization
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from federation.credentials import Credentials
 from federation.errors import FederationError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+# Longest wait for the end of a run that was told to stop.
+STOP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -173,12 +177,23 @@ class ControlClient:
         return RunStatus(status.status, status.sub_status, status.details)
 
     def stop(self, run: int) -> None:
-        """Stop a run; one that has ended already is left alone."""
+        """Stop a run and wait for its end; one that has ended already is left alone."""
         from flwr.proto.control_pb2 import StopRunRequest
 
+        if self._has_ended(run):
+            return
+        self._call("StopRun", StopRunRequest(run_id=run))
+        # The SuperLink answers before the run has ended.
+        Retrying(
+            retry=retry_if_result(lambda ended: not ended),
+            wait=wait_fixed(0.1),
+            stop=stop_after_delay(STOP_SECONDS),
+            retry_error_callback=lambda _: None,
+        )(self._has_ended, run)
+
+    def _has_ended(self, run: int) -> bool:
         status = self.status(run)
-        if status is not None and status.phase != "finished":
-            self._call("StopRun", StopRunRequest(run_id=run))
+        return status is None or status.phase == "finished"
 
     def _call(self, method: str, request: Message) -> Message:
         import httpx
