@@ -58,7 +58,11 @@ def test_the_lock_of_a_dead_owner_is_broken_and_said_so(engine, capsys):
     assert "The lock of stack shop.link is broken" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("host", "pid"), [("far", 7), (socket.gethostname(), os.getpid())])
+@pytest.mark.parametrize(
+    ("host", "pid"),
+    [("far", 7), (socket.gethostname(), os.getpid())],
+    ids=["another host", "a living process here"],
+)
 def test_a_lock_that_may_be_in_use_is_left_and_its_owner_named(engine, host, pid):
     file = lock(engine, host, pid)
     with pytest.raises(CommandError) as refused:
