@@ -1,5 +1,5 @@
 # setup: install what is missing. demo: the whole job on this machine. test: all tests. bench: the figures.
-.PHONY: setup demo test bench lock
+.PHONY: setup demo test test-teardown bench lock
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,6 +11,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	tools/test-tools.sh
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Stops an `up` after each of its calls to AWS, one at a time; the suite does so for some.
+test-teardown: $(STAMP)
+	HYBRID_EVERY_CUT=1 $(BIN)/python -m pytest -n 0 tests/journeys/test_teardown.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

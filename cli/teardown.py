@@ -12,7 +12,7 @@ from infra.clients import Aws, Gcs
 from infra.faults import told
 from infra.holdings import Holding, empty_gcs, empty_s3, gcs_holding, s3_holding
 from infra.listers import Found, list_aws, list_gcs
-from infra.removal import drain, remove
+from infra.removal import drain, remove, strip
 
 STEPS = 4
 
@@ -87,12 +87,13 @@ class Teardown:
         return [each for each in self.found() if each.identity not in recorded]
 
     def remove_unrecorded(self, recorded: Collection[str]) -> None:
-        """Remove what an interruption left without a record."""
+        """Remove what an interruption left without a record, by itself or on what has one."""
         orphans = self.unrecorded(recorded)
         for orphan in orphans:
             self.progress(0, STEPS, f"removing what is in no state: {orphan}")
         with told():
             remove(orphans, self.aws, self.gcs)
+            strip(self.found("iam"), self.aws)
 
     def require_nothing_left(self) -> None:
         """List every service once more.

@@ -48,6 +48,14 @@ def remove(found: Iterable[Found], aws: Aws, gcs: Gcs) -> None:
             raise RemovalError(f"{each} cannot be removed: {error}") from None
 
 
+def strip(found: Iterable[Found], aws: Aws) -> None:
+    """Take policies and keys off roles and users: while one is left, they cannot be deleted."""
+    strips = {"role": _strip_role, "user": _strip_user}
+    for each in found:
+        if each.kind in strips:
+            strips[each.kind](aws, each.identity)
+
+
 def drain(aws: Aws, group: str) -> None:
     """Bring a group to zero instances, and wait until they and their interfaces are gone.
 
@@ -241,16 +249,20 @@ def _remove_profile(aws: Aws, name: str) -> None:
     iam.delete_instance_profile(InstanceProfileName=name)
 
 
-def _remove_role(aws: Aws, name: str) -> None:
+def _strip_role(aws: Aws, name: str) -> None:
     iam = aws("iam")
     for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
         iam.delete_role_policy(RoleName=name, PolicyName=policy)
     for policy in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]:
         iam.detach_role_policy(RoleName=name, PolicyArn=policy["PolicyArn"])
-    iam.delete_role(RoleName=name)
 
 
-def _remove_user(aws: Aws, name: str) -> None:
+def _remove_role(aws: Aws, name: str) -> None:
+    _strip_role(aws, name)
+    aws("iam").delete_role(RoleName=name)
+
+
+def _strip_user(aws: Aws, name: str) -> None:
     iam = aws("iam")
     for key in iam.list_access_keys(UserName=name)["AccessKeyMetadata"]:
         iam.delete_access_key(UserName=name, AccessKeyId=key["AccessKeyId"])
@@ -258,7 +270,11 @@ def _remove_user(aws: Aws, name: str) -> None:
         iam.delete_user_policy(UserName=name, PolicyName=policy)
     for policy in iam.list_attached_user_policies(UserName=name)["AttachedPolicies"]:
         iam.detach_user_policy(UserName=name, PolicyArn=policy["PolicyArn"])
-    iam.delete_user(UserName=name)
+
+
+def _remove_user(aws: Aws, name: str) -> None:
+    _strip_user(aws, name)
+    aws("iam").delete_user(UserName=name)
 
 
 def _remove_bucket(aws: Aws, name: str) -> None:
