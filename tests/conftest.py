@@ -65,3 +65,13 @@ def gcs_endpoint() -> Iterator[str]:
     yield url
     process.terminate()
     process.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_sdks():
+    """Keep the SDKs whole: a command that runs within a test's process would leave them light."""
+    from stacks import light_sdk
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(light_sdk, "use_light_sdk", lambda: None)
+        yield
