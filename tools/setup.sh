@@ -25,7 +25,7 @@ say "Installing the locked Python packages …"
 # Compiled once here: commands and servers would otherwise compile what they import at first use,
 # and every time where Python is told to write no bytecode. Of the providers' SDKs, which are ten
 # times larger than all else, only what the stacks import is compiled.
-.venv/bin/python -m compileall -q -j 0 -x '/pulumi_(aws|azure|gcp|kubernetes)/|/(tests|debugpy)/' \
+.venv/bin/python -m compileall -q -j 0 -x '/pulumi_(aws|gcp|kubernetes)/|/(tests|debugpy)/' \
     recsys model_store federation handlers infra stacks cli .venv/lib >/dev/null || true
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c \
     'import stacks.private, stacks.cloud, stacks.link, stacks.platform'
