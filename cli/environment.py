@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import CommandError
+from infra.clients import Aws
 from stacks.settings import load_settings
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class Environment:
     def model_store_address(self) -> str:
         """Where models are kept: the setting, else a folder of the environment."""
         return self.settings.model_store or str(self.folder / "model_store")
+
+    def aws(self) -> Aws:
+        """Clients of AWS, or of the emulator that stands for it."""
+        return Aws(self.settings.region, self.settings.aws_endpoint)
 
     def require_local(self, what: str) -> None:
         """Refuse what this version does only on `local` environments."""

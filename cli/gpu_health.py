@@ -12,6 +12,7 @@ from cli.errors import CommandError
 from cli.findings import Finding
 from cli.state import stack_outputs
 from infra import gpu
+from infra.clients import Aws
 from infra.gpu_quotas import Quota, needed
 from stacks.settings import Settings
 
@@ -50,7 +51,8 @@ def pool_findings(name: str, settings: Settings, kubeconfig: str, group: str) ->
     except OfflineError as error:
         return [Finding("Kubernetes API", False, str(error), f"hybrid up {name}")]
     try:
-        launched = launch_times(_client(settings, "autoscaling"), _client(settings, "ec2"), group)
+        aws = Aws(settings.region, settings.aws_endpoint)
+        launched = launch_times(aws("autoscaling"), aws("ec2"), group)
     except (BotoCoreError, ClientError) as error:
         return [_no_answer(error)]
     findings = node_findings(nodes, launched, datetime.now(UTC))
@@ -63,9 +65,9 @@ def pool_findings(name: str, settings: Settings, kubeconfig: str, group: str) ->
 def _quotas(settings: Settings) -> list[Finding]:
     from botocore.exceptions import BotoCoreError, ClientError
 
-    pool = settings.gpu_pool
+    aws, pool = Aws(settings.region, settings.aws_endpoint), settings.gpu_pool
     try:
-        kinds = _client(settings, "ec2").describe_instance_types(
+        kinds = aws("ec2").describe_instance_types(
             InstanceTypes=list(pool.instance_types)
         )["InstanceTypes"]
         wanted = needed(
@@ -74,7 +76,7 @@ def _quotas(settings: Settings) -> list[Finding]:
             on_demand_base=pool.on_demand_base,
             spot_share=pool.spot_share,
         )
-        limits = quota_limits(_client(settings, "service-quotas"), wanted)
+        limits = quota_limits(aws("service-quotas"), wanted)
     except (BotoCoreError, ClientError) as error:
         return [_no_answer(error)]
     return quota_findings(wanted, limits, settings.region)
@@ -183,18 +185,6 @@ def quota_findings(
         )
         for quota, vcpus in wanted.items()
     ]
-
-
-def _client(settings: Settings, service: str) -> Any:
-    import boto3
-
-    made_up = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    return boto3.client(
-        service,
-        region_name=settings.region,
-        endpoint_url=settings.aws_endpoint,
-        **(made_up if settings.aws_endpoint else {}),
-    )
 
 
 def _no_answer(error: Exception) -> Finding:

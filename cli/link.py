@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.files import write_text
+from cli.preflight import require_account
 from cli.state import stack_outputs
 from infra.ipsec_link import IpsecCloud, IpsecSite, outside_addresses
 from infra.link_rotation import TUNNELS, Link, NotReady, Rotation, again, step
@@ -65,11 +66,12 @@ def open_link(environment: Environment, number: int, site: Site) -> Link:
             2,
         )
     outputs = stack_outputs(environment, "link")
-    settings = environment.settings
+    require_account(environment)
+    aws, settings = environment.aws(), environment.settings
     vpc, cidr, public_ip = str(settings.network.vpc_cidr), str(site.cidr), str(site.public_ip)
     at_site = ssh_runner(site.gateway)
     if settings.link.driver == "wireguard":
-        at_cloud = ssm_runner(_client(environment, "ssm"), _output(outputs, "gateway_id"))
+        at_cloud = ssm_runner(aws("ssm"), _output(outputs, "gateway_id"))
         cloud, own = ends(
             at_cloud,
             at_site,
@@ -80,15 +82,15 @@ def open_link(environment: Environment, number: int, site: Site) -> Link:
         cloud.start()
         own.start()
         return Link(cloud, own, own.is_up)
-    ec2 = _client(environment, "ec2")
+    ec2 = aws("ec2")
     connection = _output(outputs, "connections").get(site.name)
     if not connection:
         raise CommandError(f"Site {site.name} has no VPN connection yet: run hybrid up.")
     addresses = outside_addresses(ec2, connection, site.name)
-    aws = IpsecCloud(ec2, connection, addresses)
+    amazon = IpsecCloud(ec2, connection, addresses)
     swan = IpsecSite(at_site, site.name, public_ip, cidr, vpc, addresses)
     swan.start()
-    return Link(aws, swan, lambda tunnel: swan.is_up(tunnel) and aws.is_up(tunnel))
+    return Link(amazon, swan, lambda tunnel: swan.is_up(tunnel) and amazon.is_up(tunnel))
 
 
 def rotate(
@@ -206,24 +208,6 @@ def ssm_runner(ssm: Any, instance: str) -> Runner:
         return ssm.get_command_invocation(**this)["StandardOutputContent"]
 
     return run
-
-
-def _client(environment: Environment, service: str) -> Any:
-    """A client of the settings' account; CommandError for credentials of another."""
-    import boto3
-
-    settings = environment.settings
-    session = boto3.Session(region_name=settings.region)
-    if endpoint := settings.aws_endpoint:
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        return session.client(service, endpoint_url=endpoint, **keys)
-    account = session.client("sts").get_caller_identity()["Account"]
-    if account != settings.aws.account:
-        raise CommandError(
-            f"The credentials are of account {account}, but aws.account is "
-            f"{settings.aws.account}: nothing was changed."
-        )
-    return session.client(service)
 
 
 def _output(outputs: dict[str, Any], name: str) -> Any:

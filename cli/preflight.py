@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cli.environment import Environment
 from cli.errors import CommandError
-from infra.clients import Aws
 from infra.faults import told
 
 
@@ -22,7 +21,7 @@ def require_account(environment: Environment) -> None:
     if named is None:
         return
     with told():
-        caller = _aws(environment)("sts").get_caller_identity()
+        caller = environment.aws()("sts").get_caller_identity()
     if caller["Account"] != named:
         raise CommandError(
             f"The AWS credentials in use are of account {caller['Account']} ({caller['Arn']}), but "
@@ -44,7 +43,7 @@ def require_instance_types(environment: Environment) -> None:
         return
     types = settings.gpu_pool.instance_types
     with told():
-        pages = _aws(environment)("ec2").get_paginator("describe_instance_type_offerings").paginate(
+        pages = environment.aws()("ec2").get_paginator("describe_instance_type_offerings").paginate(
             LocationType="availability-zone",
             Filters=[{"Name": "instance-type", "Values": list(types)}],
         )
@@ -62,7 +61,3 @@ def _zones(names: list[str]) -> str:
     if len(names) == 1:
         return f"Zone {names[0]} offers"
     return f"Zones {', '.join(names)} offer"
-
-
-def _aws(environment: Environment) -> Aws:
-    return Aws(environment.settings.region, environment.settings.aws_endpoint)

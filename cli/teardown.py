@@ -32,7 +32,7 @@ class Teardown:
         settings = environment.settings
         return cls(
             environment.name,
-            Aws(settings.region, settings.aws_endpoint),
+            environment.aws(),
             Gcs(settings.gcp.project, settings.gcp_endpoint),
             progress,
         )
