@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,39 @@ def recorded(environment: Environment) -> dict[str, Recorded]:
     CommandError
         The backend does not answer, or holds what cannot be read.
     """
+    found = map(_resource, _entries(environment))
+    return {resource.urn: resource for resource in found if resource is not None}
+
+
+def recorded_names(environment: Environment) -> frozenset[str]:
+    """Ids, names and ARNs of everything in the state, also of what waits for its deletion.
+
+    Raises
+    ------
+    CommandError
+        As for `recorded`.
+    """
+    found: set[str] = set()
+    for entry in _entries(environment):
+        outputs = entry.get("outputs") or {}
+        named = (entry.get("id"), outputs.get("arn"), outputs.get("name"))
+        found |= {each for each in named if isinstance(each, str)}
+    return frozenset(found)
+
+
+def _entries(environment: Environment) -> Iterator[dict[str, Any]]:
+    """What the states of all layers list, in the order in which it was made."""
     backend = environment.engine_variables().get("PULUMI_BACKEND_URL", "")
     if backend.startswith("file://"):
         folder = Path(backend.removeprefix("file://")) / ".pulumi" / "stacks" / "hybrid"
         states = [_from_file(folder / f"{environment.name}.{layer}.json") for layer in LAYERS]
     elif not environment.project.exists():
-        return {}
+        states = []
     else:
         with ThreadPoolExecutor(len(LAYERS)) as pool:
             states = list(pool.map(lambda layer: _from_engine(environment, layer), LAYERS))
-    found = (_resource(entry) for state in states for entry in state.get("resources") or ())
-    return {resource.urn: resource for resource in found if resource is not None}
+    for state in states:
+        yield from state.get("resources") or ()
 
 
 def _from_file(file: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pulumi.automation.errors import ConcurrentUpdateError
 
 from cli.application import PROJECT, Progress
 from cli.changes import CHANGING, Change, LayerResult
+from cli.checkpoint import recorded_names
 from cli.environment import Environment, engine_root
 from cli.errors import CommandError
 from cli.files import write_text
@@ -112,18 +113,8 @@ class Engine:
         with self._marked_unfinished("down") as unfinished:
             if unfinished:
                 self._settle_pending(progress)
-                before(self.recorded())
+                before(recorded_names(self.environment))
             return self._run(WAVES[::-1], progress, ["destroy", "--yes", "--skip-preview"])
-
-    def recorded(self) -> frozenset[str]:
-        """Ids, names and ARNs of everything in the state of any layer."""
-        found: set[str] = set()
-        for layer in LAYERS:
-            for resource in self._deployment(layer).get("resources") or ():
-                outputs = resource.get("outputs") or {}
-                named = (resource.get("id"), outputs.get("arn"), outputs.get("name"))
-                found |= {each for each in named if isinstance(each, str)}
-        return frozenset(found)
 
     def _prepare_local(self) -> None:
         from infra.offline.install import install

@@ -94,7 +94,5 @@ def _costs(before: Cost, after: Cost) -> list[str]:
     if rows:
         lines += ["| | resource | what | USD a month |", "| --- | --- | --- | --- |"]
     for item, sign in rows:
-        priced = item.low is not None and item.high is not None
-        month = f"{item.low:.2f} to {item.high:.2f}" if priced else "no price"
-        lines.append(f"| {sign} | {item.name} | {item.what} | {month} |")
+        lines.append(f"| {sign} | {item.name} | {item.what} | {item.month} |")
     return [*lines, ""] if rows else lines

@@ -68,6 +68,12 @@ class Item:
     low: float | None
     high: float | None
 
+    @property
+    def month(self) -> str:
+        """The range for people."""
+        priced = self.low is not None and self.high is not None
+        return f"{self.low:.2f} to {self.high:.2f}" if priced else "no price"
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -91,14 +97,15 @@ class Cost:
         return [item for item in self.items if item.high is None]
 
 
-def read_prices(file: Path = BUNDLED) -> Prices:
-    """Read a table.
+def read_prices(file: Path | None = None) -> Prices:
+    """Read a table; the bundled one where no file is given.
 
     Raises
     ------
     PricesError
         There is no such file, or it is not a table of prices.
     """
+    file = file or BUNDLED
     try:
         return Prices.model_validate(yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

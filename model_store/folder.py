@@ -138,8 +138,7 @@ class FolderObjects(Objects):
         try:
             # The kernel drops the lock of a process that dies.
             with FileLock(self.root / OWN / "lock", timeout=LOCK_SECONDS):
-                now = self.entry(key)
-                if (now.token if now else None) != token:
+                if not self.is_version(key, token):
                     return None
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(temporary, path)

@@ -124,8 +124,7 @@ class GcsObjects(BucketObjects):
                 else:
                     parts = self._put_parts(file, sha256, size, checksums, transfer)
                     # Not every server heeds the condition of the next call: ask before as well.
-                    now = self.entry(key)
-                    if (now.token if now else None) != token:
+                    if not self.is_version(key, token):
                         raise conflict(self.address, key)
                     blob.compose(parts, if_generation_match=_generation(token))
                     self.bucket.delete_blobs(parts, on_error=lambda gone: None)

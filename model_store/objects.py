@@ -127,6 +127,11 @@ class Objects(ABC):
             The object is not of version `token`.
         """
 
+    def is_version(self, key: str, token: str | None) -> bool:
+        """Whether an object is still version `token`; None: whether there is none."""
+        now = self.entry(key)
+        return (now.token if now else None) == token
+
     @abstractmethod
     def above(self) -> Iterator[Objects]:
         """The folders that this one lies in, the nearest first."""

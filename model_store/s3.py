@@ -203,8 +203,7 @@ class S3Objects(BucketObjects):
             if whole.hexdigest() != sha256:
                 raise changed(file)
             # Not every server heeds the condition of the next call: ask beforehand as well.
-            now = self.entry(key)
-            if (now.token if now else None) != token:
+            if not self.is_version(key, token):
                 raise conflict(self.address, key)
             answer = self.client.complete_multipart_upload(
                 **self._name(key),

@@ -27,7 +27,7 @@ def cost(
     from infra.cost import read_prices, round_sentence, round_traffic
 
     target = app.environment(environment)
-    table = read_prices(prices) if prices else read_prices()
+    table = read_prices(prices)
     before, after = costs(target, capture(target), table)
     gigabytes, dollars = round_traffic(len(target.settings.sites), int(model_mib * 2**20), table)
     if as_json:
@@ -42,11 +42,7 @@ def cost(
             }
         )
         return
-    rows = []
-    for item in after.items:
-        priced = item.low is not None and item.high is not None
-        month = f"{item.low:.2f} to {item.high:.2f}" if priced else "no price"
-        rows.append([item.layer, item.name, item.what, month])
+    rows = [[item.layer, item.name, item.what, item.month] for item in after.items]
     app.show_table(["layer", "resource", "what", "USD a month"], rows)
     click.echo(f"Now:      {before.low:.2f} to {before.high:.2f} USD a month.")
     click.echo(f"After up: {after.low:.2f} to {after.high:.2f} USD a month.")

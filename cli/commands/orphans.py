@@ -16,6 +16,7 @@ from cli.options import environment_argument, json_option
 @click.pass_obj
 def orphans(app: Application, environment: str, remove: bool, yes: bool, as_json: bool) -> None:
     """List what carries ENV's tags or names in its clouds but is in no state."""
+    from cli.checkpoint import recorded_names
     from cli.engine import Engine
     from cli.lock import environment_lock
     from cli.preflight import require_account
@@ -24,9 +25,8 @@ def orphans(app: Application, environment: str, remove: bool, yes: bool, as_json
     target = app.environment(environment)
     with environment_lock(target.folder, "hybrid orphans"), app.progress("orphans") as progress:
         require_account(target)
-        engine = Engine(target)
-        engine.prepare()
-        teardown, recorded = Teardown.of(target, progress), engine.recorded()
+        Engine(target).prepare()
+        teardown, recorded = Teardown.of(target, progress), recorded_names(target)
         found = teardown.unrecorded(recorded)
         if remove and found:
             if not yes:

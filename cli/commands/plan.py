@@ -43,5 +43,5 @@ def plan(
     app: Application = ctx.obj
     target = app.environment(environment)
     captured = capture(target)
-    assessment = assess(target, captured, read_prices(prices) if prices else read_prices())
+    assessment = assess(target, captured, read_prices(prices))
     show(app, environment, captured.layers(), assessment, markdown, as_json)

@@ -32,7 +32,7 @@ def preview(
     from infra.cost import read_prices
 
     target = app.environment(environment)
-    table = read_prices(prices) if prices else read_prices()
+    table = read_prices(prices)
     with environment_lock(target.folder, "hybrid preview"), app.progress("preview") as progress:
         require_account(target)
         engine = Engine(target)
