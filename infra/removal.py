@@ -39,7 +39,7 @@ def remove(found: Iterable[Found], aws: Aws, gcs: Gcs) -> None:
         A service refuses, or something does not go: the sentence names it.
     """
     for each in found:
-        take = _GCS if each.service == "gcs" else _TAKE.get(each.kind)
+        take = _remove_gcs if each.service == "gcs" else _TAKE.get(each.kind)
         if take is None:
             raise RemovalError(f"There is no way known to remove {each}: remove it by hand.")
         try:
@@ -50,10 +50,11 @@ def remove(found: Iterable[Found], aws: Aws, gcs: Gcs) -> None:
 
 def strip(found: Iterable[Found], aws: Aws) -> None:
     """Take policies and keys off roles and users: while one is left, they cannot be deleted."""
-    strips = {"role": _strip_role, "user": _strip_user}
     for each in found:
-        if each.kind in strips:
-            strips[each.kind](aws, each.identity)
+        if each.kind == "role":
+            strip_policies(aws("iam"), "role", each.identity)
+        elif each.kind == "user":
+            _strip_user(aws, each.identity)
 
 
 def drain(aws: Aws, group: str) -> None:
@@ -249,27 +250,29 @@ def _remove_profile(aws: Aws, name: str) -> None:
     iam.delete_instance_profile(InstanceProfileName=name)
 
 
-def _strip_role(aws: Aws, name: str) -> None:
-    iam = aws("iam")
-    for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
-        iam.delete_role_policy(RoleName=name, PolicyName=policy)
-    for policy in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]:
-        iam.detach_role_policy(RoleName=name, PolicyArn=policy["PolicyArn"])
+def strip_policies(iam: Any, owner: str, name: str) -> None:
+    """Take all policies off an IAM `role` or `user`, given a client of IAM."""
+    this = {f"{owner.title()}Name": name}
 
+    def call(operation: str, **more: str) -> Any:
+        return getattr(iam, operation)(**this, **more)
 
-def _remove_role(aws: Aws, name: str) -> None:
-    _strip_role(aws, name)
-    aws("iam").delete_role(RoleName=name)
+    for policy in call(f"list_{owner}_policies")["PolicyNames"]:
+        call(f"delete_{owner}_policy", PolicyName=policy)
+    for policy in call(f"list_attached_{owner}_policies")["AttachedPolicies"]:
+        call(f"detach_{owner}_policy", PolicyArn=policy["PolicyArn"])
 
 
 def _strip_user(aws: Aws, name: str) -> None:
     iam = aws("iam")
     for key in iam.list_access_keys(UserName=name)["AccessKeyMetadata"]:
         iam.delete_access_key(UserName=name, AccessKeyId=key["AccessKeyId"])
-    for policy in iam.list_user_policies(UserName=name)["PolicyNames"]:
-        iam.delete_user_policy(UserName=name, PolicyName=policy)
-    for policy in iam.list_attached_user_policies(UserName=name)["AttachedPolicies"]:
-        iam.detach_user_policy(UserName=name, PolicyArn=policy["PolicyArn"])
+    strip_policies(iam, "user", name)
+
+
+def _remove_role(aws: Aws, name: str) -> None:
+    strip_policies(aws("iam"), "role", name)
+    aws("iam").delete_role(RoleName=name)
 
 
 def _remove_user(aws: Aws, name: str) -> None:
@@ -292,7 +295,6 @@ def _call(service: str, operation: str, parameter: str, **more: Any) -> Callable
     return lambda aws, identity: getattr(aws(service), operation)(**{parameter: identity}, **more)
 
 
-_GCS = _remove_gcs
 _TAKE: dict[str, Callable[[Aws, str], Any]] = {
     "group": _remove_group,
     "instance": _terminate,

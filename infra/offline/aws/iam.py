@@ -119,31 +119,45 @@ def _delete_role(api: Aws, identity: str, state: Properties) -> None:
     iam = api.client("iam")
     with gone_is_done():
         if state.get("forceDetachPolicies"):
-            for policy in iam.list_attached_role_policies(RoleName=identity)["AttachedPolicies"]:
-                iam.detach_role_policy(RoleName=identity, PolicyArn=policy["PolicyArn"])
-            for name in iam.list_role_policies(RoleName=identity)["PolicyNames"]:
-                iam.delete_role_policy(RoleName=identity, PolicyName=name)
+            # Loads what a plugin's start can do without.
+            from infra.removal import strip_policies
+
+            strip_policies(iam, "role", identity)
         iam.delete_role(RoleName=identity)
 
 
-def _put_role_policy(api: Aws, identity: str, new: Properties, old: Properties) -> None:
-    api.client("iam").put_role_policy(
-        RoleName=new["role"], PolicyName=new["name"], PolicyDocument=new["policy"]
+def _inline_policy(owner: str) -> ResourceType:
+    """A policy within a `role` or `user`; its id is ``<owner's name>:<policy's name>``."""
+    owner_name = f"{owner.title()}Name"
+
+    def put(api: Aws, identity: str, new: Properties, old: Properties) -> None:
+        getattr(api.client("iam"), f"put_{owner}_policy")(
+            PolicyName=new["name"], PolicyDocument=new["policy"], **{owner_name: new[owner]}
+        )
+
+    def read(api: Aws, identity: str, state: Properties) -> Properties | None:
+        holder, _, name = identity.partition(":")
+        call = getattr(api.client("iam"), f"get_{owner}_policy")
+        found = _get(call, PolicyName=name, **{owner_name: holder})
+        if found is None:
+            return None
+        return {owner: holder, "name": name, "policy": _document(found["PolicyDocument"])}
+
+    def delete(api: Aws, identity: str, state: Properties) -> None:
+        holder, _, name = identity.partition(":")
+        with gone_is_done():
+            call = getattr(api.client("iam"), f"delete_{owner}_policy")
+            call(PolicyName=name, **{owner_name: holder})
+
+    return ResourceType(
+        create=lambda api, request: (f"{request.inputs[owner]}:{request.inputs['name']}", {}),
+        read=read,
+        delete=delete,
+        configure=put,
+        handled=frozenset({"name", owner, "policy"}),
+        replace_on=("name", owner),
+        name="name",
     )
-
-
-def _read_role_policy(api: Aws, identity: str, state: Properties) -> Properties | None:
-    role, _, name = identity.partition(":")
-    found = _get(api.client("iam").get_role_policy, RoleName=role, PolicyName=name)
-    if found is None:
-        return None
-    return {"role": role, "name": name, "policy": _document(found["PolicyDocument"])}
-
-
-def _delete_role_policy(api: Aws, identity: str, state: Properties) -> None:
-    role, _, name = identity.partition(":")
-    with gone_is_done():
-        api.client("iam").delete_role_policy(RoleName=role, PolicyName=name)
 
 
 def _attach(api: Aws, request: Request) -> tuple[str, Properties]:
@@ -268,26 +282,6 @@ def _delete_user(api: Aws, identity: str, state: Properties) -> None:
         api.client("iam").delete_user(UserName=identity)
 
 
-def _put_user_policy(api: Aws, identity: str, new: Properties, old: Properties) -> None:
-    api.client("iam").put_user_policy(
-        UserName=new["user"], PolicyName=new["name"], PolicyDocument=new["policy"]
-    )
-
-
-def _read_user_policy(api: Aws, identity: str, state: Properties) -> Properties | None:
-    user, _, name = identity.partition(":")
-    found = _get(api.client("iam").get_user_policy, UserName=user, PolicyName=name)
-    if found is None:
-        return None
-    return {"user": user, "name": name, "policy": _document(found["PolicyDocument"])}
-
-
-def _delete_user_policy(api: Aws, identity: str, state: Properties) -> None:
-    user, _, name = identity.partition(":")
-    with gone_is_done():
-        api.client("iam").delete_user_policy(UserName=user, PolicyName=name)
-
-
 def _keys(api: Aws, user: str) -> list[Properties]:
     found = _get(api.client("iam").list_access_keys, UserName=user)
     return found["AccessKeyMetadata"] if found else []
@@ -324,15 +318,7 @@ TYPES = {
         replace_on=("name", "path"),
         name="name",
     ),
-    "aws:iam/userPolicy:UserPolicy": ResourceType(
-        create=lambda api, request: (f"{request.inputs['user']}:{request.inputs['name']}", {}),
-        read=_read_user_policy,
-        delete=_delete_user_policy,
-        configure=_put_user_policy,
-        handled=frozenset({"name", "user", "policy"}),
-        replace_on=("name", "user"),
-        name="name",
-    ),
+    "aws:iam/userPolicy:UserPolicy": _inline_policy("user"),
     "aws:iam/accessKey:AccessKey": ResourceType(
         create=_create_key,
         read=_read_key,
@@ -360,15 +346,7 @@ TYPES = {
         replace_on=("name", "path"),
         name="name",
     ),
-    "aws:iam/rolePolicy:RolePolicy": ResourceType(
-        create=lambda api, request: (f"{request.inputs['role']}:{request.inputs['name']}", {}),
-        read=_read_role_policy,
-        delete=_delete_role_policy,
-        configure=_put_role_policy,
-        handled=frozenset({"name", "role", "policy"}),
-        replace_on=("name", "role"),
-        name="name",
-    ),
+    "aws:iam/rolePolicy:RolePolicy": _inline_policy("role"),
     "aws:iam/rolePolicyAttachment:RolePolicyAttachment": ResourceType(
         create=_attach, read=_read_attachment, delete=_detach
     ),
