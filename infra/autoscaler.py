@@ -7,11 +7,12 @@ from typing import Any
 
 import pulumi
 from pulumi_kubernetes.apps.v1 import Deployment
-from pulumi_kubernetes.core.v1 import Namespace, Secret, ServiceAccount
+from pulumi_kubernetes.core.v1 import Secret, ServiceAccount
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.rbac.v1 import ClusterRole, ClusterRoleBinding, Role, RoleBinding
 
 from infra import gpu, k3s, pods
+from infra.namespaces import make_namespace
 
 PART = "cluster-autoscaler"
 HEALTH = 8085
@@ -49,11 +50,7 @@ class Autoscaler(pulumi.ComponentResource):
     ) -> None:
         super().__init__("hybrid:infra:Autoscaler", name, None, opts)
         own = pulumi.ResourceOptions(parent=self)
-        namespace = Namespace(
-            name,
-            metadata={"name": args.namespace, "labels": pods.labels(PART) | pods.RESTRICTED},
-            opts=own,
-        ).metadata["name"]
+        namespace = make_namespace(name, args.namespace, PART, own)
         metadata = {"name": PART, "namespace": namespace, "labels": pods.labels(PART)}
         key = pulumi.Output.from_input(args.key)
         credentials = Secret(

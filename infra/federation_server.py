@@ -13,7 +13,6 @@ import pulumi_tls as tls
 from pulumi_kubernetes.apps.v1 import Deployment
 from pulumi_kubernetes.core.v1 import (
     ConfigMap,
-    Namespace,
     PersistentVolumeClaim,
     Secret,
     Service,
@@ -23,6 +22,7 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
 
 from infra import pods
+from infra.namespaces import make_namespace
 
 PART = "superlink"
 FLEET = 8443
@@ -90,11 +90,7 @@ class FederationServer(pulumi.ComponentResource):
         super().__init__("hybrid:infra:FederationServer", name, None, opts)
         self.port = FLEET
         own = pulumi.ResourceOptions(parent=self)
-        namespace = Namespace(
-            name,
-            metadata={"name": args.namespace, "labels": pods.labels(PART) | pods.RESTRICTED},
-            opts=own,
-        ).metadata["name"]
+        namespace = make_namespace(name, args.namespace, PART, own)
 
         def metadata(part: str = PART) -> dict[str, Any]:
             return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}

@@ -9,12 +9,13 @@ from typing import Any
 import pulumi
 import yaml
 from pulumi_kubernetes.apps.v1 import DaemonSet
-from pulumi_kubernetes.core.v1 import ConfigMap, Namespace, ServiceAccount
+from pulumi_kubernetes.core.v1 import ConfigMap, ServiceAccount
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.node.v1 import RuntimeClass
 from pulumi_kubernetes.rbac.v1 import ClusterRole, ClusterRoleBinding
 
 from infra import gpu, pods
+from infra.namespaces import make_namespace
 
 PART = "device-plugin"
 LEAVING = "hybrid-node-leaves"
@@ -55,15 +56,9 @@ class GpuNodes(pulumi.ComponentResource):
             opts=own,
         )
         self._let_nodes_leave(name, own)
-        namespace = Namespace(
-            name,
-            # Only here may a pod mount a folder of its node, which a device plugin has to.
-            metadata={
-                "name": args.namespace,
-                "labels": pods.labels(PART) | {"pod-security.kubernetes.io/enforce": "privileged"},
-            },
-            opts=own,
-        ).metadata["name"]
+        # Only here may a pod mount a folder of its node, which a device plugin has to.
+        privileged = {"pod-security.kubernetes.io/enforce": "privileged"}
+        namespace = make_namespace(name, args.namespace, PART, own, privileged)
 
         def metadata(part: str = PART) -> dict[str, Any]:
             return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 import pulumi
-from pulumi_aws import autoscaling, ec2, iam, secretsmanager, vpc
+from pulumi_aws import autoscaling, ec2, iam, secretsmanager
 
 from infra import gpu, node_boot
+from infra.firewall import make_rules, ports
 from infra.network_plan import plan_subnets
 
 ANYWHERE = "0.0.0.0/0"
@@ -226,35 +227,14 @@ class GpuPool(pulumi.ComponentResource):
         inbound = {"nodes": everything}
         outbound = {
             "nodes": everything,
-            "https": {
-                "cidr_ipv4": ANYWHERE,
-                "ip_protocol": "tcp",
-                "from_port": HTTPS,
-                "to_port": HTTPS,
-            },
+            "https": ports(ANYWHERE, "tcp", HTTPS, HTTPS),
         }
         for cidr in sites:
             key = cidr.replace("/", "-")
             for service, protocol, port in (("kubelet", "tcp", KUBELET), ("vxlan", "udp", VXLAN)):
-                inbound[f"{service}-{key}"] = {
-                    "cidr_ipv4": cidr,
-                    "ip_protocol": protocol,
-                    "from_port": port,
-                    "to_port": port,
-                }
+                inbound[f"{service}-{key}"] = ports(cidr, protocol, port, port)
             outbound[f"site-{key}"] = {"cidr_ipv4": cidr, "ip_protocol": "-1"}
-        for direction, rules, rule_type in (
-            ("in", inbound, vpc.SecurityGroupIngressRule),
-            ("out", outbound, vpc.SecurityGroupEgressRule),
-        ):
-            for key, rule in rules.items():
-                rule_type(
-                    f"{name}-{direction}-{key}",
-                    security_group_id=group.id,
-                    tags={"Name": f"{name}-{direction}-{key}"},
-                    opts=self._own,
-                    **rule,
-                )
+        make_rules(group, name, inbound, outbound, self._own)
         return group
 
     def _make_instance_profile(self) -> tuple[iam.Role, iam.InstanceProfile]:

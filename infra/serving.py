@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import pulumi
 from pulumi_kubernetes.apps.v1 import Deployment
-from pulumi_kubernetes.core.v1 import ConfigMap, Namespace, Service, ServiceAccount
+from pulumi_kubernetes.core.v1 import ConfigMap, Service, ServiceAccount
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
 
 from infra import gpu, pods
+from infra.namespaces import make_namespace
 
 PART = "torchserve"
 INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
@@ -70,11 +71,7 @@ class Serving(pulumi.ComponentResource):
     ) -> None:
         super().__init__("hybrid:infra:Serving", name, None, opts)
         own = pulumi.ResourceOptions(parent=self)
-        namespace = Namespace(
-            name,
-            metadata={"name": args.namespace, "labels": pods.labels(PART) | pods.RESTRICTED},
-            opts=own,
-        ).metadata["name"]
+        namespace = make_namespace(name, args.namespace, PART, own)
 
         def metadata(part: str = PART) -> dict[str, Any]:
             return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}

@@ -12,7 +12,6 @@ import pulumi
 from pulumi_kubernetes.batch.v1 import Job
 from pulumi_kubernetes.core.v1 import (
     ConfigMap,
-    Namespace,
     PersistentVolumeClaim,
     Service,
     ServiceAccount,
@@ -20,6 +19,7 @@ from pulumi_kubernetes.core.v1 import (
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
 from infra import gpu, pods
+from infra.namespaces import make_namespace
 from infra.serving import placement
 
 PART = "training"
@@ -81,11 +81,7 @@ class TrainingJob(pulumi.ComponentResource):
     ) -> None:
         super().__init__("hybrid:infra:TrainingJob", name, None, opts)
         own = pulumi.ResourceOptions(parent=self)
-        namespace = Namespace(
-            name,
-            metadata={"name": args.namespace, "labels": pods.labels(PART) | pods.RESTRICTED},
-            opts=own,
-        ).metadata["name"]
+        namespace = make_namespace(name, args.namespace, PART, own)
 
         def metadata(part: str = PART) -> dict[str, Any]:
             return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}

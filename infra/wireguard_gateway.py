@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import pulumi
 import yaml
-from pulumi_aws import ec2, iam, vpc
+from pulumi_aws import ec2, iam
 
+from infra.firewall import make_rules, ports
 from infra.gpu_pool import ANYWHERE, ASSUMED_BY_EC2, HTTPS
 from infra.site_link import LinkedSite
 from infra.wireguard import SCRIPT, plan_tunnels
@@ -105,23 +106,12 @@ class WireGuardGateway(pulumi.ComponentResource):
         )
         from_vpc = {"cidr_ipv4": args.vpc_cidr, "ip_protocol": "-1"}
         inbound, outbound = {"vpc": from_vpc}, {"vpc": from_vpc}
-        outbound["https"] = _ports(ANYWHERE, "tcp", HTTPS, HTTPS)
+        outbound["https"] = ports(ANYWHERE, "tcp", HTTPS, HTTPS)
         for number, site in enumerate(args.sites):
-            ports = [tunnel.port for tunnel in plan_tunnels(number)]
-            rule = _ports(f"{site.public_ip}/32", "udp", min(ports), max(ports))
+            numbers = [tunnel.port for tunnel in plan_tunnels(number)]
+            rule = ports(f"{site.public_ip}/32", "udp", min(numbers), max(numbers))
             inbound[site.name] = outbound[site.name] = rule
-        for direction, rules, rule_type in (
-            ("in", inbound, vpc.SecurityGroupIngressRule),
-            ("out", outbound, vpc.SecurityGroupEgressRule),
-        ):
-            for key, rule in rules.items():
-                rule_type(
-                    f"{name}-{direction}-{key}",
-                    security_group_id=group.id,
-                    tags={"Name": f"{name}-{direction}-{key}"},
-                    opts=self._own,
-                    **rule,
-                )
+        make_rules(group, name, inbound, outbound, self._own)
         return group
 
     def _make_instance_profile(self) -> iam.InstanceProfile:
@@ -186,10 +176,6 @@ class WireGuardGateway(pulumi.ComponentResource):
             tags={"Name": name},
             opts=self._own,
         )
-
-
-def _ports(cidr: str, protocol: str, first: int, last: int) -> dict[str, str | int]:
-    return {"cidr_ipv4": cidr, "ip_protocol": protocol, "from_port": first, "to_port": last}
 
 
 def render_boot() -> str:
