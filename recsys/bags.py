@@ -98,6 +98,7 @@ class BagTower(nn.Module):
             "by_feature": by_feature,
             "owners": owners[by_feature],
             "owner_offsets": F.pad(counts.cumsum(0), (1, 0)),
+            "owner_weights": weights[by_feature],
         }
         for name, tensor in laid_out.items():
             self.register_buffer(name, tensor, persistent=False)
@@ -111,13 +112,14 @@ class BagTower(nn.Module):
 
     def forward(self) -> Tensor:
         """float[items, d] of the items laid out; zero for an item without features."""
-        weights = self.weights
+        weights, owner_weights = self.weights, self.owner_weights
         if self.training and self.dropout:
             # Drawn for all items, so that the processes of a sharded table agree on each member.
             chance = torch.rand(len(self.features), device=weights.device)[self.own]
             weights = weights * (chance >= self.dropout) / (1 - self.dropout)
+            owner_weights = weights[self.by_feature]
         bags = (self.members, self.bounds, weights)
-        transposed = (self.owners, self.owner_offsets, weights[self.by_feature])
+        transposed = (self.owners, self.owner_offsets, owner_weights)
         return _SumOfBags.apply(self.embedding.weight, bags, transposed)
 
     def embed(self, features: Tensor, offsets: Tensor) -> Tensor:

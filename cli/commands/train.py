@@ -67,48 +67,37 @@ def train(
         whole = {"--workers": workers > 1, "--shard-items": shard_items, "--wandb": wandb_project}
         if given := [option for option, value in whole.items() if value]:
             raise click.UsageError(f"Only --task next-item takes {' and '.join(given)}.")
-        _train_task(app, target, task, data, changes, as_json)
-        return
     with environment_lock(target.folder, "hybrid train"), app.progress("train") as progress:
-        trained = learning.train(
-            target,
-            data,
-            changes,
-            progress,
-            workers=workers,
-            shard_items=shard_items,
-            wandb_project=wandb_project,
-        )
+        if task == "next-item":
+            trained = learning.train(
+                target,
+                data,
+                changes,
+                progress,
+                workers=workers,
+                shard_items=shard_items,
+                wandb_project=wandb_project,
+            )
+        else:
+            from cli import prediction
+
+            trained = prediction.train(target, task, data, changes, progress)
     if as_json:
         app.show_json(asdict(trained))
         return
-    show_metrics(app, trained)
-    click.echo(f"Model {trained.digest} is the candidate after {trained.seconds:.0f} s.")
+    if task == "next-item":
+        show_metrics(app, trained)
+        place = "the candidate"
+    else:
+        show_metrics(app, trained, "test")
+        place = "stored"
+    click.echo(f"Model {trained.digest} is {place} after {trained.seconds:.0f} s.")
 
 
-def _train_task(app: Application, target, task: str, data: str, changes, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from cli import prediction
-    from cli.lock import environment_lock
-
-    with environment_lock(target.folder, "hybrid train"), app.progress("train") as progress:
-        trained = prediction.train(target, task, data, changes, progress)
-    if as_json:
-        app.show_json(asdict(trained))
-        return
-    app.show_table(
-        ["metric (test)", "value"],
-        [[name, f"{value:.4f}" if isinstance(value, float) else value]
-         for name, value in trained.metrics.items()],
-    )  # fmt: skip
-    click.echo(f"Model {trained.digest} is stored after {trained.seconds:.0f} s.")
-
-
-def show_metrics(app: Application, trained) -> None:
+def show_metrics(app: Application, trained, how: str = "test, full ranking") -> None:
     """Table of the test metrics, the same for trained and federated models."""
     app.show_table(
-        ["metric (test, full ranking)", "value"],
+        [f"metric ({how})", "value"],
         [[name, f"{value:.4f}" if isinstance(value, float) else value]
          for name, value in trained.metrics.items()],
     )  # fmt: skip
