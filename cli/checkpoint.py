@@ -49,7 +49,8 @@ def _entries(environment: Environment) -> Iterator[dict[str, Any]]:
     """What the states of all layers list, in the order in which it was made."""
     backend = environment.engine_variables().get("PULUMI_BACKEND_URL", "")
     if backend.startswith("file://"):
-        folder = Path(backend.removeprefix("file://")) / ".pulumi" / "stacks" / "hybrid"
+        root, _, _ = backend.removeprefix("file://").partition("?")
+        folder = Path(root) / ".pulumi" / "stacks" / "hybrid"
         states = [_from_file(folder / f"{environment.name}.{layer}.json") for layer in LAYERS]
     elif not environment.project.exists():
         states = []

@@ -97,7 +97,9 @@ class Environment:
         if self.settings.backend:
             variables["PULUMI_BACKEND_URL"] = self.settings.backend
         elif not os.environ.get("PULUMI_BACKEND_URL") or self.is_local:
-            variables["PULUMI_BACKEND_URL"] = f"file://{self.folder / 'state'}"
+            # Beside each object the engine would write one of attributes, and not atomically: a
+            # kill in between leaves an empty one, after which the whole backend answers "EOF".
+            variables["PULUMI_BACKEND_URL"] = f"file://{self.folder / 'state'}?metadata=skip"
         if self.is_local:
             variables |= {
                 "PULUMI_HOME": str(self.folder / "pulumi"),
