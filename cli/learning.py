@@ -1,4 +1,4 @@
-"""Training on one machine and across the sites; what comes out goes to the model store."""
+"""Training on one machine; what comes out goes to the model store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cli.application import PROJECT, Progress
 from cli.environment import Environment
 from cli.errors import CommandError
-from cli.stores import objects_at, require_not_private
+from cli.stores import objects_at
 from model_store import residency
 from model_store.store import Store
 
@@ -126,83 +126,8 @@ def train(
         "metrics": metrics,
         "code": code_version(),
     }
-    digest = _store(environment, folder / "artifact", lineage)
+    digest = store_candidate(environment, folder / "artifact", lineage)
     return Trained(digest, metrics, time.monotonic() - start, [])
-
-
-def federate(
-    environment: Environment,
-    reference: str,
-    *,
-    rounds: int,
-    local_epochs: int,
-    strategy: str,
-    proximal_mu: float,
-    progress: Progress,
-) -> Trained:
-    """Train a stored model further where the sites' users are; `candidate` then points to it.
-
-    Each site gets the users that fall to it by a hash of their name, in a folder of its own, and
-    only what Flower carries ever leaves it.
-    """
-    from federation.run import federate as run_federation
-
-    environment.require_local("Federation")
-    store = environment_store(environment)
-    parent = store.resolve(reference)
-    source = lineage_of(store, parent, "data")
-    interactions = load_data(environment, source["address"])
-    sites = [site.name for site in environment.settings.sites]
-    if source["address"] != SYNTHETIC:
-        require_not_private(source["address"], f"the sites {', '.join(sites)}")
-    hand_out(environment, interactions, sites)
-    key = sha256(repr((parent, rounds, local_epochs, strategy, proximal_mu)).encode()).hexdigest()
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="hybrid-federate-") as scratch:
-        result = run_federation(
-            environment.folder / "flower",
-            store.get(parent, Path(scratch) / "model"),
-            environment.folder / "runs" / f"federate-{key[:12]}",
-            address=f"127.0.0.1:{environment.settings.ports.superlink}",
-            sites=sites,
-            rounds=rounds,
-            local_epochs=local_epochs,
-            strategy=strategy,
-            proximal_mu=proximal_mu,
-            progress=progress,
-        )
-    lineage = {
-        "made_by": "federate",
-        "parent": parent,
-        "data": source,
-        "sites": sites,
-        "strategy": {
-            "name": strategy,
-            "proximal_mu": proximal_mu,
-            "local_epochs": local_epochs,
-        },
-        "baseline": result.baseline,
-        "rounds": result.rounds,
-        "metrics": result.metrics,
-        "code": code_version(),
-    }
-    digest = _store(environment, result.artifact, lineage)
-    return Trained(digest, result.metrics, time.monotonic() - start, result.rounds)
-
-
-def hand_out(environment: Environment, interactions: Interactions, sites: list[str]) -> None:
-    """Write each site's own users into its folder."""
-    from recsys.data.interactions import write_interactions
-
-    homes = [site_of(user, len(sites)) for user in interactions.users]
-    for number, site in enumerate(sites):
-        own = [index for index, home in enumerate(homes) if home == number]
-        write_interactions(interactions.select(own), environment.folder / "sites" / site)
-
-
-def site_of(user: str, count: int) -> int:
-    """Number of the site a user belongs to; the same on every machine and in every run."""
-    return int.from_bytes(sha256(user.encode()).digest()[:8]) % count
 
 
 def load_stored(store: Store, digest: str) -> LoadedModel:
@@ -272,7 +197,8 @@ def _describe(address: str, interactions: Interactions) -> dict[str, Any]:
     }
 
 
-def _store(environment: Environment, artifact: Path, lineage: dict[str, Any]) -> str:
+def store_candidate(environment: Environment, artifact: Path, lineage: dict[str, Any]) -> str:
+    """Store a model and let `candidate` point to it; its digest."""
     store = environment_store(environment)
     digest = store.put(artifact, lineage=lineage)
     store.move_channel("candidate", digest)

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from cli import learning, production, provision
+from cli import federation, learning, production, provision
 from cli.environment import Environment
 from cli.files import write_text
 from cli.learning import Trained, environment_store
@@ -108,14 +108,8 @@ def run(
     with _step(progress_of, "federate") as progress:
         federated = journal.step(
             "federate",
-            lambda: learning.federate(
-                environment,
-                trained.digest,
-                rounds=job.rounds,
-                local_epochs=1,
-                strategy="fedavg",
-                proximal_mu=0.0,
-                progress=progress,
+            lambda: federation.federate(
+                environment, trained.digest, {"rounds": job.rounds}, progress
             ),
             stored.__contains__,
         )

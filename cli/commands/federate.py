@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from cli.application import Application
 from cli.commands.train import show_metrics
 from cli.options import environment_option, json_option
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @environment_option
 @click.option("--from", "reference", default="candidate", show_default=True, metavar="MODEL",
               help="Stored model to start from: a channel, a digest or its first digits.")
@@ -20,40 +21,142 @@ from cli.options import environment_option, json_option
               show_default=True)
 @click.option("--proximal-mu", type=click.FloatRange(0), default=0.0,
               help="Weight of FedProx's proximal term.")
+@click.option("--wandb", "wandb_project", metavar="PROJECT",
+              help="Report to Weights & Biases as well; TensorBoard is written in any case.")
+@json_option
+@click.pass_context
+def federate(
+    ctx: click.Context,
+    environment: str,
+    reference: str,
+    wandb_project: str | None,
+    as_json: bool,
+    **how,
+) -> None:
+    """Train a stored model on the sites' own users through the running SuperLink.
+
+    Ctrl-C leaves a run that the same command, or hybrid federate resume, goes on with.
+    """
+    if ctx.invoked_subcommand is not None:
+        given = [name for name in ctx.params
+                 if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]  # fmt: skip
+        if given:
+            raise click.UsageError(
+                f"Options of a new run do not go with {ctx.invoked_subcommand}: put its own after it."
+            )
+        return
+    from cli import federation
+    from cli.lock import environment_lock
+    from cli.rounds import live_rounds
+
+    app: Application = ctx.obj
+    target = app.environment(environment)
+    with (
+        environment_lock(target.folder, "hybrid federate"),
+        live_rounds(app, "federate") as (progress, observe),
+    ):
+        trained = federation.federate(
+            target, reference, how, progress, observe=observe, wandb_project=wandb_project
+        )
+    _show(app, trained, as_json)
+
+
+@federate.command()
+@click.argument("run", required=False)
+@environment_option
 @json_option
 @click.pass_obj
-def federate(app: Application, environment: str, as_json: bool, **how) -> None:
-    """Train a stored model on the sites' own users through the running SuperLink."""
-    from dataclasses import asdict
-
-    from cli import learning
+def resume(app: Application, run: str | None, environment: str, as_json: bool) -> None:
+    """Go on with RUN, or with the newest run that was interrupted."""
+    from cli import federation
     from cli.lock import environment_lock
+    from cli.rounds import live_rounds
 
     target = app.environment(environment)
-    with environment_lock(target.folder, "hybrid federate"), app.progress("federate") as progress:
-        trained = learning.federate(target, progress=progress, **how)
+    with (
+        environment_lock(target.folder, "hybrid federate resume"),
+        live_rounds(app, "federate") as (progress, observe),
+    ):
+        trained = federation.resume(target, run, progress, observe=observe)
+    _show(app, trained, as_json)
+
+
+@federate.command()
+@environment_option
+@json_option
+@click.pass_obj
+def history(app: Application, environment: str, as_json: bool) -> None:
+    """List the runs, the newest first."""
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from cli.federation import runs_folder
+    from federation.history import past_runs
+
+    runs = past_runs(runs_folder(app.environment(environment)))
+    if as_json:
+        app.show_json([asdict(run) for run in runs])
+        return
+    app.show_table(
+        ["run", "started", "state", "rounds", "strategy", "sites", "NDCG@10", "MB"],
+        [
+            [
+                run.name,
+                datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M"),
+                run.state,
+                f"{len(run.rounds)} of {run.settings['rounds']}",
+                run.settings["strategy"],
+                len(run.settings["sites"]),
+                f"{run.records[-1]['metrics']['NDCG@10']:.4f}" if run.records else "",
+                f"{sum(r['bytes_down'] + r['bytes_up'] for r in run.rounds) / 1e6:.1f}",
+            ]
+            for run in runs
+        ],
+    )
+
+
+@federate.command()
+@click.argument("run", required=False)
+@environment_option
+@json_option
+@click.pass_obj
+def show(app: Application, run: str | None, environment: str, as_json: bool) -> None:
+    """Show the settings and the rounds of RUN, by default of the newest."""
+    from dataclasses import asdict
+
+    from cli.federation import runs_folder
+    from cli.rounds import table_of
+    from federation.history import find_run
+
+    found = find_run(runs_folder(app.environment(environment)), run)
+    if as_json:
+        app.show_json(asdict(found))
+        return
+    app.show_table(
+        ["setting", "value"],
+        [
+            [name, ", ".join(map(str, value)) if isinstance(value, list) else value]
+            for name, value in found.settings.items()
+            if name != "folder"
+        ],
+    )
+    app.show_table(*table_of(found.records))
+    for record in found.rounds:
+        for site, why in record["refused"].items():
+            click.echo(f"Round {record['round']} refused {site}: {why}")
+    done = f"{len(found.rounds)} of {found.settings['rounds']} rounds"
+    click.echo(f"{found.name} is {found.state}: {done}.")
+
+
+def _show(app: Application, trained, as_json: bool) -> None:
+    """What a federation made: its rounds, its metrics, its model."""
+    from dataclasses import asdict
+
+    from cli.rounds import table_of
+
     if as_json:
         app.show_json(asdict(trained))
         return
-    show_rounds(app, trained)
+    app.show_table(*table_of(trained.rounds))
     show_metrics(app, trained)
     click.echo(f"Model {trained.digest} is the candidate after {trained.seconds:.0f} s.")
-
-
-def show_rounds(app: Application, trained) -> None:
-    """Table of the rounds of a federated model."""
-    app.show_table(
-        ["round", "loss", "HR@10", "NDCG@10", "MB down", "MB up", "seconds"],
-        [
-            [
-                record["round"],
-                f"{record['loss']:.4f}",
-                f"{record['metrics']['HR@10']:.4f}",
-                f"{record['metrics']['NDCG@10']:.4f}",
-                f"{record['bytes_down'] / 1e6:.1f}",
-                f"{record['bytes_up'] / 1e6:.1f}",
-                f"{record['seconds']:.1f}",
-            ]
-            for record in trained.rounds
-        ],
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.environment import Environment
-from cli.learning import federate
+from cli.federation import federate
 from cli.main import main
 from model_store.factory import open_store
 from model_store.residency import ResidencyError
@@ -105,8 +105,7 @@ def test_federate_hands_nothing_out_to_other_sites(home, private):
     store = open_store(environment.model_store_address)
     digest = store.put(model, lineage={"data": {"address": str(private)}})
     with pytest.raises(ResidencyError, match="the sites site-berlin, site-lyon"):
-        federate(environment, digest, rounds=1, local_epochs=1, strategy="fedavg",
-                 proximal_mu=0.0, progress=print)  # fmt: skip
+        federate(environment, digest, {"rounds": 1}, print)
     assert not (environment.folder / "sites").exists()
 
 

@@ -1,0 +1,187 @@
+"""Training across the sites; what comes out goes to the model store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.application import Progress
+from cli.environment import Environment
+from cli.errors import CommandError
+from cli.files import write_text
+from cli.learning import (
+    SYNTHETIC,
+    Trained,
+    code_version,
+    environment_store,
+    lineage_of,
+    load_data,
+    store_candidate,
+)
+from cli.rounds import Observe, figures_of
+from cli.stores import require_not_private
+from federation.checkpoint import read_records
+from federation.history import find_run, past_runs
+
+if TYPE_CHECKING:
+    from recsys.data.interactions import Interactions
+    from recsys.tracking import Tracker
+
+
+def federate(
+    environment: Environment,
+    reference: str,
+    how: dict[str, Any],
+    progress: Progress,
+    *,
+    observe: Observe | None = None,
+    wandb_project: str | None = None,
+) -> Trained:
+    """Train a stored model further where the sites' users are; `candidate` then points to it.
+
+    Each site gets the users that fall to it by a hash of their name, in a folder of its own, and
+    only what Flower carries ever leaves it. The same call goes on with a run that was interrupted.
+
+    Parameters
+    ----------
+    how
+        Settings of the run that differ from the defaults of `federation.run.federate`.
+    observe
+        Told of each round's record.
+    wandb_project
+        Report to Weights & Biases too.
+    """
+    from federation.run import federate as run_federation
+    from recsys.tracking import Tracker
+
+    environment.require_local("Federation")
+    store = environment_store(environment)
+    parent = store.resolve(reference)
+    source = lineage_of(store, parent, "data")
+    interactions = load_data(environment, source["address"])
+    sites = [site.name for site in environment.settings.sites]
+    if source["address"] != SYNTHETIC:
+        require_not_private(source["address"], f"the sites {', '.join(sites)}")
+    hand_out(environment, interactions, sites)
+    key = sha256(repr((parent, sorted(how.items()))).encode()).hexdigest()
+    run = runs_folder(environment) / f"federate-{key[:12]}"
+    request = {"parent": parent, "how": how, "wandb_project": wandb_project}
+    write_text(run / "request.json", json.dumps(request))
+    # Written anew from the records: a caller that was killed may have missed rounds.
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    start = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="hybrid-federate-") as scratch,
+        Tracker(run, {"parent": parent, **how}, wandb_project) as tracker,
+    ):
+        follower = _Follower(run, tracker, progress, observe)
+        result = run_federation(
+            environment.folder / "flower",
+            store.get(parent, Path(scratch) / "model"),
+            run,
+            address=f"127.0.0.1:{environment.settings.ports.superlink}",
+            sites=sites,
+            progress=follower.advance,
+            **how,
+        )
+        follower.catch_up()
+    lineage = {
+        "made_by": "federate",
+        "parent": parent,
+        "data": source,
+        "sites": sites,
+        "run": run.name,
+        "settings": how,
+        "baseline": result.baseline,
+        "rounds": result.rounds,
+        "metrics": result.metrics,
+        "code": code_version(),
+    }
+    digest = store_candidate(environment, result.artifact, lineage)
+    return Trained(digest, result.metrics, time.monotonic() - start, result.rounds)
+
+
+def resume(
+    environment: Environment,
+    name: str | None,
+    progress: Progress,
+    *,
+    observe: Observe | None = None,
+) -> Trained:
+    """Go on with a run that was interrupted; without a name, with the newest that was.
+
+    Raises
+    ------
+    CommandError
+        No run was interrupted, or it was not started by `hybrid federate`.
+    """
+    folder = runs_folder(environment)
+    if name is None:
+        open_runs = [run.name for run in past_runs(folder) if run.state != "finished"]
+        if not open_runs:
+            raise CommandError("Nothing to resume: every federated run has ended.")
+        name = open_runs[0]
+    run = find_run(folder, name)
+    try:
+        request = json.loads((folder / run.name / "request.json").read_text())
+    except (OSError, ValueError):
+        raise CommandError(
+            f"{run.name} does not tell how it was started: repeat the command that started it."
+        ) from None
+    return federate(
+        environment,
+        request["parent"],
+        request["how"],
+        progress,
+        observe=observe,
+        wandb_project=request["wandb_project"],
+    )
+
+
+def runs_folder(environment: Environment) -> Path:
+    """Folder of the environment's runs, federated and not."""
+    return environment.folder / "runs"
+
+
+class _Follower:
+    """Hears of progress, and passes every round's record on once it is published."""
+
+    def __init__(
+        self, run: Path, tracker: Tracker, progress: Progress, observe: Observe | None
+    ) -> None:
+        self._run = run
+        self._tracker = tracker
+        self._progress = progress
+        self._observe = observe
+        self._seen = 0
+
+    def advance(self, done: int, total: int, text: str) -> None:
+        self.catch_up()
+        self._progress(done, total, text)
+
+    def catch_up(self) -> None:
+        for record in read_records(self._run)[self._seen :]:
+            self._seen += 1
+            self._tracker.log("federate", record["round"], figures_of(record))
+            if self._observe is not None:
+                self._observe(record)
+
+
+def hand_out(environment: Environment, interactions: Interactions, sites: list[str]) -> None:
+    """Write each site's own users into its folder."""
+    from recsys.data.interactions import write_interactions
+
+    homes = [site_of(user, len(sites)) for user in interactions.users]
+    for number, site in enumerate(sites):
+        own = [index for index, home in enumerate(homes) if home == number]
+        write_interactions(interactions.select(own), environment.folder / "sites" / site)
+
+
+def site_of(user: str, count: int) -> int:
+    """Number of the site a user belongs to; the same on every machine and in every run."""
+    return int.from_bytes(sha256(user.encode()).digest()[:8]) % count

@@ -1,0 +1,137 @@
+"""Federated runs on the command line: followed, interrupted, listed, taken up again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cli.environment import Environment
+from cli.learning import store_candidate
+from cli.main import main
+from cli.rounds import figures_of, table_of
+from recsys.artifact import save_model
+from recsys.data.interactions import load_interactions
+from recsys.data.synthetic import write_shop
+from recsys.model import SequentialRecommender
+from recsys.recipe import Recipe
+
+RECIPE = Recipe(dimension=8, blocks=1, heads=1, length=6)
+RECORDS = [
+    {"round": 0, "metrics": {"HR@10": 0.1, "NDCG@10": 0.05}},
+    {
+        "round": 1, "loss": 3.5, "metrics": {"HR@10": 0.2, "NDCG@10": 0.15},
+        "bytes_down": 2_000_000, "bytes_up": 1_000_000, "seconds": 1.25,
+        "trained": {"north": {"examples": 5, "loss": 3.5}}, "refused": {"south": "It sent NaN."},
+    },
+]  # fmt: skip
+
+
+def ends(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A home with a model in the store, and no server at all."""
+    home = tmp_path_factory.mktemp("home")
+    environment = Environment.load("local", home)
+    shop = home / "shop"
+    write_shop(shop, users=60, items=50)
+    torch.manual_seed(0)
+    items = load_interactions(shop).items
+    model = SequentialRecommender(len(items), RECIPE)
+    artifact = save_model(home / "model", model, RECIPE, items, {"NDCG@10": 0.1})
+    store_candidate(environment, artifact, {"data": {"address": str(shop)}})
+    return home
+
+
+@pytest.fixture
+def at_home(home, monkeypatch) -> Path:
+    monkeypatch.setenv("HYBRID_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def interrupted(at_home, capsys) -> Path:
+    """Folder of a run that the SuperLink never got to see."""
+    runs = at_home / "local" / "runs"
+    shutil.rmtree(runs, ignore_errors=True)
+    code, _, error = ends(capsys, "federate", "--rounds", "1", "--local-epochs", "2")
+    assert code == 1 and "credentials first" in error
+    (run,) = runs.iterdir()
+    return run
+
+
+def finish(run: Path) -> None:
+    """What a ServerApp leaves behind at its end."""
+    (run / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    shutil.copytree(run / "initial", run / "artifact")
+    (run / "artifact" / "metrics.json").write_text(json.dumps({"NDCG@10": 0.15, "users": 60}))
+
+
+def test_resume_takes_up_the_run_with_its_settings_and_stores_the_model(interrupted, capsys):
+    (listed,) = json.loads(ends(capsys, "federate", "history", "--json")[1])
+    assert (listed["name"], listed["state"]) == (interrupted.name, "interrupted")
+    assert listed["settings"]["local_epochs"] == 2
+    finish(interrupted)
+    code, text, _ = ends(capsys, "federate", "resume", interrupted.name, "--json")
+    trained = json.loads(text)
+    assert code == 0 and trained["rounds"] == RECORDS[1:]
+    newest = json.loads(ends(capsys, "models", "--json")[1])[0]
+    assert newest["digest"] == trained["digest"]
+    assert newest["lineage"]["settings"]["local_epochs"] == 2
+    code, _, error = ends(capsys, "federate", "resume")
+    assert code == 1 and "every federated run has ended" in error
+
+
+def test_every_round_is_drawn_once_however_often_the_run_is_taken_up(interrupted, capsys):
+    finish(interrupted)
+    for _ in range(2):
+        assert ends(capsys, "federate", "resume", interrupted.name)[0] == 0
+    events = EventAccumulator(str(interrupted / "tensorboard")).Reload()
+    drawn = [(point.step, point.value) for point in events.Scalars("federate/NDCG@10")]
+    assert drawn == [(0, pytest.approx(0.05)), (1, pytest.approx(0.15))]
+    assert [point.step for point in events.Scalars("federate/bytes_up")] == [1]
+
+
+def test_show_tells_the_settings_the_rounds_and_what_was_refused(interrupted, capsys):
+    finish(interrupted)
+    code, text, _ = ends(capsys, "federate", "show")
+    assert code == 0 and "site-berlin, site-lyon" in text
+    assert "0.1500" in text and "Round 1 refused south: It sent NaN." in text
+    assert f"{interrupted.name} is finished: 1 of 1 rounds." in text
+    found = json.loads(ends(capsys, "federate", "show", interrupted.name[:12], "--json")[1])
+    assert found["records"] == RECORDS
+    text = ends(capsys, "federate", "history")[1]
+    assert "finished" in text and "1 of 1" in text and "3.0" in text
+
+
+def test_what_a_run_was_asked_for_must_be_known_to_resume_it(interrupted, capsys):
+    (interrupted / "request.json").unlink()
+    code, _, error = ends(capsys, "federate", "resume")
+    assert code == 1 and f"{interrupted.name} does not tell how it was started" in error
+
+
+def test_options_of_a_new_run_do_not_vanish_before_a_subcommand(at_home, capsys):
+    code, _, error = ends(capsys, "federate", "--rounds", "2", "history")
+    assert code == 2 and "do not go with history" in error
+
+
+def test_a_column_is_shown_where_a_round_has_its_figure():
+    columns, rows = table_of(RECORDS)
+    assert columns == ["round", "loss", "HR@10", "NDCG@10", "sites", "refused", "MB down", "MB up",
+                       "seconds"]  # fmt: skip
+    assert rows[0] == ["0", "", "0.1000", "0.0500", "", "", "", "", ""]
+    assert rows[1][5:] == ["south", "2.0", "1.0", "1.2"]
+    private = [record | {"epsilon": 1.5, "cost": 0.00012} for record in RECORDS]
+    assert dict(zip(*[table_of(private)[0], table_of(private)[1][1]]))["ε"] == "1.500"
+    assert figures_of(private[1])["cost"] == 0.00012
+    assert "epsilon" not in figures_of(RECORDS[1])
