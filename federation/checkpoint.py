@@ -5,7 +5,7 @@ Layout::
     settings.json           what the run does; another run may not use the folder
     flower-run              number of the run on the SuperLink, once it was submitted
     initial/                artefact of the model that the run starts from
-    checkpoint.safetensors  global weights after the last finished round, with its record
+    checkpoint.safetensors  state after the last finished round: weights, strategy, records
     rounds.jsonl            one record a round, in order; grows while the run goes on
     artifact/               the result
     server.log              log of the ServerApp
@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from federation.errors import FederationError
 from federation.files import write_private
+from federation.updates import Weights
 
 Record = dict[str, Any]
 
@@ -40,13 +39,16 @@ class Checkpoint:
         Last finished round; 0 before the first.
     weights : dict of str to ndarray
         Global weights after it.
+    strategy : dict of str to ndarray
+        The strategy's own arrays after it.
     records : list of dict
         Records of the rounds up to `number`. The last one still lacks its metrics: the global
         model of a round is evaluated in the same exchange in which the next round trains.
     """
 
     number: int
-    weights: dict[str, np.ndarray]
+    weights: Weights
+    strategy: Weights
     records: list[Record] = field(default_factory=list)
 
     def save(self, run: Path) -> None:
@@ -54,9 +56,9 @@ class Checkpoint:
         from safetensors.numpy import save
 
         state = json.dumps({"number": self.number, "records": self.records})
-        write_private(
-            run / "checkpoint.safetensors", save(self.weights, metadata={"state": state})
-        )
+        parts = {"weights": self.weights, "strategy": self.strategy}
+        arrays = {f"{part}/{name}": a for part, named in parts.items() for name, a in named.items()}
+        write_private(run / "checkpoint.safetensors", save(arrays, metadata={"state": state}))
 
     @classmethod
     def load(cls, run: Path) -> Checkpoint | None:
@@ -69,12 +71,15 @@ class Checkpoint:
         try:
             with safe_open(path, framework="numpy") as stored:
                 state = json.loads(stored.metadata()["state"])
-                weights = {name: stored.get_tensor(name) for name in stored.keys()}
-        except (SafetensorError, OSError, ValueError) as error:
+                parts: dict[str, Weights] = {"weights": {}, "strategy": {}}
+                for key in stored.keys():
+                    part, name = key.split("/", 1)
+                    parts[part][name] = stored.get_tensor(key)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise FederationError(
                 f"{path} is damaged: delete {run} and run the federation again."
             ) from error
-        return cls(state["number"], weights, state["records"])
+        return cls(state["number"], parts["weights"], parts["strategy"], state["records"])
 
 
 def write_records(run: Path, records: list[Record]) -> None:

@@ -1,13 +1,14 @@
 """A site's part of a federated run, as a Flower ClientApp.
 
-Reads the interactions of its own site and nothing else. What leaves the site is the weights, the
-training loss, the metrics, and how many users and interactions they stand for.
+Reads the interactions of its own site and nothing else. What leaves the site is the change
+of the weights, the training loss, the metrics, and how many users and interactions they stand for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 
 import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
@@ -15,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from federation.errors import FederationError
 from federation.protocol import Task, pack, unpack, vocabulary_digest
+from federation.updates import difference
 from recsys.artifact import model_of
 from recsys.data.interactions import Interactions, load_interactions
 from recsys.data.split import leave_one_out
@@ -51,6 +53,7 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Recor
         {part: MetricRecord(evaluate(model, interactions, split, part=part)) for part in parts}
     )
     if task.train:
+        began = time.monotonic()
         loss = train_local(
             model,
             split.train,
@@ -59,9 +62,15 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Recor
             seed=_seed(task, site),
             proximal_mu=task.proximal_mu,
         )
-        weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-        answer["model"] = pack(weights)
-        answer["train"] = MetricRecord({"examples": len(split.train.sequence), "loss": loss})
+        trained = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+        answer["delta"] = pack(difference(trained, received))
+        answer["train"] = MetricRecord(
+            {
+                "examples": len(split.train.sequence),
+                "loss": loss,
+                "seconds": time.monotonic() - began,
+            }
+        )
     return answer
 
 

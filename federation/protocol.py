@@ -3,11 +3,12 @@
 ==============  ==========================  ==================================================
 part            from                        content
 ==============  ==========================  ==================================================
-``model``       server; site if it trained  the model's weights, see :func:`pack`
+``model``       server                      the model's weights, see :func:`pack`
 ``task``        server                      a :class:`Task`
 ``validation``  site                        metrics of the received model on held-out users
 ``test``        site, after the last round  the same on the test items
-``train``       site if it trained          "examples" (interactions) and "loss" (mean)
+``delta``       site if it trained          trained minus received weights, packed likewise
+``train``       site if it trained          "examples" (interactions), "loss" (mean), "seconds"
 ==============  ==========================  ==================================================
 """
 
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from federation.errors import FederationError
-from federation.strategy import Weights
+from federation.updates import Weights
 
 
 @dataclass(frozen=True)

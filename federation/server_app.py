@@ -1,8 +1,8 @@
 """The server's part of a federated run, as a Flower ServerApp.
 
 A round is one message to every site and one reply. The message carries the global model; the site
-evaluates it on its own held-out users and then, if it was chosen, trains it and sends its weights
-back. So the model of round r is evaluated in the exchange of round r + 1 and that of the last
+evaluates it on its own held-out users and then, if it was chosen, trains it and sends back how
+the weights changed. So the model of round r is evaluated in the exchange of round r + 1 and that of the last
 round in a final exchange without training: rounds + 1 exchanges, where sending training and
 evaluation apart, as Flower's own strategies do, takes 2 x rounds and every model twice.
 """
@@ -24,9 +24,12 @@ from flwr.serverapp import Grid, ServerApp
 from federation.checkpoint import Checkpoint, Record, exclusive, write_records
 from federation.errors import FederationError
 from federation.files import new_folder
+from federation.metrics import average_metrics
 from federation.protocol import Task, pack, size_of, unpack, vocabulary_digest
+from federation.selection import select
 from federation.settings import RunSettings
-from federation.strategy import FedAvg, FedProx, Update, Weights, average_metrics, check_update
+from federation.strategies.make import make_strategy
+from federation.updates import Update, Weights, check_update
 from recsys.artifact import LoadedModel, load_model, save_model
 
 POLL_SECONDS = 0.25
@@ -58,28 +61,30 @@ def main(grid: Grid, context: Context) -> None:
 def _run(grid: Grid, settings: RunSettings) -> None:
     run = settings.folder
     initial = load_model(run / "initial")
-    state = Checkpoint.load(run) or Checkpoint(0, _weights_of(initial), [{"round": 0}])
-    strategy = _strategy(settings)
+    state = Checkpoint.load(run) or Checkpoint(0, _weights_of(initial), {}, [{"round": 0}])
+    strategy = make_strategy(settings)
     task = Task(
         number=0,
         train=False,
         recipe=json.dumps(initial.recipe.to_dict()),
         vocabulary=vocabulary_digest(initial.items),
         local_epochs=settings.local_epochs,
-        proximal_mu=strategy.proximal_mu,
+        proximal_mu=settings.proximal_mu,
         seed=settings.seed,
     )
     for number in range(state.number + 1, settings.rounds + 1):
         log.info("round %d of %d", number, settings.rounds)
         began = time.monotonic()
-        chosen = strategy.select(settings.sites, number)
+        chosen = select(
+            settings.sites, number, fraction=settings.fraction, seed=settings.seed
+        )
         replies, traffic = _exchange(
             grid, settings, state.weights, replace(task, number=number), chosen
         )
         _complete(state.records[-1], replies)
         write_records(run, state.records)
         accepted, refused = _accept(state.weights, replies, chosen)
-        weights = strategy.aggregate(state.weights, accepted)
+        weights, memory = strategy.aggregate(state.weights, accepted, state.strategy)
         examples = sum(update.examples for update in accepted)
         record: Record = {
             "round": number,
@@ -92,7 +97,7 @@ def _run(grid: Grid, settings: RunSettings) -> None:
             },
             "refused": refused,
         }
-        state = Checkpoint(number, weights, [*state.records, record])
+        state = Checkpoint(number, weights, memory, [*state.records, record])
         state.save(run)
     last = replace(task, number=settings.rounds + 1)
     replies, _ = _exchange(grid, settings, state.weights, last, [])
@@ -100,14 +105,6 @@ def _run(grid: Grid, settings: RunSettings) -> None:
     write_records(run, state.records)
     metrics = average_metrics({site: dict(reply["test"]) for site, reply in replies.items()})
     _write_artifact(run, initial, state.weights, metrics)
-
-
-def _strategy(settings: RunSettings) -> FedAvg:
-    if settings.strategy == "fedprox":
-        return FedProx(
-            proximal_mu=settings.proximal_mu, fraction=settings.fraction, seed=settings.seed
-        )
-    return FedAvg(fraction=settings.fraction, seed=settings.seed)
 
 
 def _exchange(
@@ -224,9 +221,8 @@ def _accept(
 
 def _update(site: str, reply: RecordDict) -> Update:
     try:
-        sent = unpack(reply["model"])
-        return Update(site, sent, reply["train"]["examples"], reply["train"]["loss"])
-    except (KeyError, FederationError) as error:
+        return Update(site, unpack(reply["delta"]), **reply["train"])
+    except (KeyError, TypeError, FederationError) as error:
         raise FederationError(f"Site {site!r} sent no usable update: {error}") from error
 
 

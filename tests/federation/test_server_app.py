@@ -199,10 +199,10 @@ def test_only_the_chosen_share_of_the_sites_trains(shop: Shop, tmp_path: Path) -
 
 def test_a_poisoned_update_is_left_out_and_named(shop: Shop, tmp_path: Path) -> None:
     def poison(site: str, reply: Message) -> Message:
-        if site == "south" and "model" in reply.content:
-            sent = unpack(reply.content["model"])
+        if site == "south" and "delta" in reply.content:
+            sent = unpack(reply.content["delta"])
             next(iter(sent.values())).flat[0] = np.nan
-            reply.content["model"] = pack(sent)
+            reply.content["delta"] = pack(sent)
         return reply
 
     start(settings_of(tmp_path, shop, rounds=1), LocalGrid(shop.data, poison))
