@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split
 from recsys.errors import RecsysError
@@ -82,6 +84,9 @@ def train_local(
 ) -> float:
     """Train in place on one site's events: a federated client's share of a round.
 
+    Rows of embeddings that no gradient reached keep their values: weight decay alone would change
+    every row of a large table, and each changed row crosses the network.
+
     Parameters
     ----------
     interactions
@@ -109,10 +114,22 @@ def train_local(
     objective = NextItem(interactions, recipe)
     optimizer = adamw(model, recipe)
     start = weights_of(model)
+    tables = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.endswith("embedding.weight")
+    }
+    reached = {
+        name: torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        for name, table in tables.items()
+    }
 
-    def stay_close() -> None:
-        for name, parameter in model.named_parameters():
-            parameter.grad.add_(parameter.detach() - start[name], alpha=proximal_mu)
+    def before() -> None:
+        for name, table in tables.items():
+            reached[name] |= table.grad.any(dim=1)
+        if proximal_mu:
+            for name, parameter in model.named_parameters():
+                parameter.grad.add_(parameter.detach() - start[name], alpha=proximal_mu)
 
     loss = 0.0
     for epoch in range(epochs):
@@ -124,8 +141,11 @@ def train_local(
             seed,
             Stage.LOCAL,
             epoch,
-            before=stay_close if proximal_mu else None,
+            before=before,
         )
         if progress:
             progress(epoch + 1, epochs, f"local training: loss {loss:.4f}")
+    with torch.no_grad():
+        for name, table in tables.items():
+            table.copy_(torch.where(reached[name][:, None], table, start[name]))
     return loss

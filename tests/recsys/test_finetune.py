@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -48,6 +50,20 @@ def test_the_proximal_term_keeps_a_site_near_the_global_model(shop: Interactions
         train_local(model, events, RECIPE, epochs=3, seed=0, proximal_mu=mu)
         moved.append(distance(model, start))
     assert moved[0] > 1.2 * moved[1] > 1.2 * moved[2]
+
+
+def test_rows_that_no_gradient_reached_stay_as_they_were(shop: Interactions) -> None:
+    model = fresh(shop)
+    start = weights_of(model)
+    recipe = replace(RECIPE, negatives=4)
+    few = leave_one_out(shop).train.select([0])
+    train_local(model, few, recipe, epochs=1, seed=0)
+    table, before = model.item_embedding.weight, start["item_embedding.weight"]
+    changed = (table != before).any(dim=1)
+    # The user's own items and the negatives drawn, not the mask of pretraining.
+    assert set(few.sequence.tolist()) <= set(changed.nonzero()[:, 0].tolist())
+    assert not changed[model.mask]
+    assert 0 < changed.sum() < len(table) - 1
 
 
 def test_the_callers_random_state_is_left_alone(shop: Interactions) -> None:

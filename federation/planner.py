@@ -1,0 +1,274 @@
+"""What a federated run will move, wait and cost, before it starts; and how to stay in a budget.
+
+Pure arithmetic: sizes come from the model, speeds from what was measured, the price from a table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from federation.compression import Compression
+from federation.errors import FederationError
+
+# From the one that keeps most of each change to the one that keeps least.
+SCHEMES = (
+    Compression("none"),
+    Compression("rows"),
+    Compression("int8"),
+    *(Compression("topk", share) for share in (0.2, 0.1, 0.05, 0.02, 0.01)),
+)
+# Passes over its own data that a site may make in a round, as a multiple of those asked for.
+STRETCHES = (1, 2, 4)
+FEWEST_SITES = 2
+# What zlib leaves of a float32, of a quantised element where only the largest are sent, and of the
+# header, about.
+FLOAT_BITS, ELEMENT_BITS = 28, 4.6
+MESSAGE_BYTES = 350
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is known of a site.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    touched : float
+        Share of the tables' rows that its training changes in one pass, in [0, 1].
+    bandwidth : float or None
+        Measured bytes a second between server and site; None if nobody measured it.
+    epoch_seconds : float or None
+        Measured seconds of a pass over its data; None before its first round.
+    """
+
+    name: str
+    touched: float = 1.0
+    bandwidth: float | None = None
+    epoch_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the whole run may take; None is no limit. Bytes, seconds, US dollars."""
+
+    bytes: float | None = None
+    seconds: float | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes, and what it takes.
+
+    Attributes
+    ----------
+    compression : Compression
+        Of every message but the first, which is the whole model.
+    rounds, local_epochs : int
+        Rounds, and passes over its own data that a site makes in each.
+    sites : tuple of str
+        Those that take part.
+    bytes_down, bytes_up : int
+        Of a round, to and from all sites, once each site has the model.
+    seconds : float or None
+        Of a round, until the slowest site has answered; None where a site was never measured.
+    cost : float
+        US dollars of a round for what leaves the cloud.
+    run_bytes, run_seconds, run_cost
+        The same for all rounds, the first whole model and the last evaluation included.
+    """
+
+    compression: Compression
+    rounds: int
+    local_epochs: int
+    sites: tuple[str, ...]
+    bytes_down: int
+    bytes_up: int
+    seconds: float | None
+    cost: float
+    run_bytes: int
+    run_seconds: float | None
+    run_cost: float
+
+    def fits(self, budget: Budget) -> bool:
+        """Whether the run stays within the budget."""
+        pairs = (
+            (budget.bytes, self.run_bytes),
+            (budget.seconds, self.run_seconds),
+            (budget.cost, self.run_cost),
+        )
+        return all(most is None or (took is not None and took <= most) for most, took in pairs)
+
+
+def plan(
+    shapes: Mapping[str, tuple[int, ...]],
+    sites: Sequence[Site],
+    compression: Compression,
+    *,
+    rounds: int,
+    local_epochs: int,
+    price: float,
+) -> Plan:
+    """Reckon what a run takes.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Of the model's trained arrays, all float32.
+    sites : sequence of Site
+        Those that take part.
+    compression : Compression
+        Of the changes.
+    rounds, local_epochs : int
+        See :class:`Plan`.
+    price : float
+        US dollars for a GB (10⁹ bytes) that leaves the cloud.
+    """
+    whole = message_bytes(shapes, Compression("none"), 1.0)
+    shares = [_reached(site.touched, local_epochs) for site in sites]
+    # A row changes if it changes at any site.
+    everywhere = 1 - math.prod(1 - share for share in shares)
+    down = message_bytes(shapes, compression, everywhere)
+    ups = [message_bytes(shapes, compression, share) for share in shares]
+    # Rounds + 1 models go down, the first one whole; the last is only evaluated.
+    run_down = len(sites) * (whole + rounds * down)
+    run_up = rounds * sum(ups)
+    first, usual = (_slowest(sites, ups, size, local_epochs) for size in (whole, down))
+    last = _slowest(sites, [0] * len(sites), down, 0)
+    known = first is not None and usual is not None and last is not None
+    return Plan(
+        compression=compression,
+        rounds=rounds,
+        local_epochs=local_epochs,
+        sites=tuple(site.name for site in sites),
+        bytes_down=len(sites) * down,
+        bytes_up=sum(ups),
+        seconds=usual,
+        cost=len(sites) * down / 1e9 * price,
+        run_bytes=run_down + run_up,
+        run_seconds=first + (rounds - 1) * usual + last if known else None,
+        run_cost=run_down / 1e9 * price,
+    )
+
+
+def choose(
+    shapes: Mapping[str, tuple[int, ...]],
+    sites: Sequence[Site],
+    budget: Budget,
+    *,
+    rounds: int,
+    local_epochs: int,
+    price: float,
+    schemes: Sequence[Compression] = SCHEMES,
+) -> Plan:
+    """Pick the run that loses least and stays in the budget.
+
+    First compression gets stronger. If the strongest is not enough, sites make more passes in
+    fewer rounds, the passes over all rounds the same. Only then are sites left out, slow ones first.
+
+    Raises
+    ------
+    FederationError
+        If no run stays in the budget, or a budget of seconds meets a site that was not measured.
+    """
+    if budget.seconds is not None:
+        unmeasured = [s.name for s in sites if s.bandwidth is None or s.epoch_seconds is None]
+        if unmeasured:
+            raise FederationError(
+                f"A budget of seconds needs measured sites, and {', '.join(unmeasured)} never "
+                "trained here: run a round without this budget first, or give one of bytes."
+            )
+    tried: list[Plan] = []
+    for fewer in _fewer_sites(sites):
+        for stretch in (times for times in STRETCHES if times <= rounds):
+            for scheme in schemes:
+                candidate = plan(
+                    shapes,
+                    fewer,
+                    scheme,
+                    rounds=math.ceil(rounds / stretch),
+                    local_epochs=local_epochs * stretch,
+                    price=price,
+                )
+                if candidate.fits(budget):
+                    return candidate
+                tried.append(candidate)
+    raise FederationError(f"No run stays in the budget: {_told(tried)}.")
+
+
+def message_bytes(
+    shapes: Mapping[str, tuple[int, ...]], compression: Compression, touched: float
+) -> int:
+    """Bytes of a change, about, of which `touched` is the share of changed rows in tables."""
+    bits = 0.0
+    for shape in shapes.values():
+        size = math.prod(shape)
+        if compression.method == "none":
+            bits += 32 * size
+        elif len(shape) < 2:
+            bits += (16 if compression.lossy else 32) * size
+        elif compression.method == "topk":
+            changed = touched * size
+            density = max(compression.share * changed / max(size, 1), 1e-9)
+            gap = math.log2(math.e / density)
+            bits += compression.share * changed * (gap + ELEMENT_BITS)
+        else:
+            row = math.prod(shape[1:]) * (8 if compression.lossy else FLOAT_BITS)
+            bits += touched * shape[0] * (row + (32 if compression.lossy else 0) + 8)
+    return MESSAGE_BYTES + math.ceil(bits / 8)
+
+
+def expected_touched(items: int, distinct: int, draws: int) -> float:
+    """Share of a table's rows that a pass changes.
+
+    Parameters
+    ----------
+    items : int
+        Rows of the table.
+    distinct : int
+        Items that the site's own events name.
+    draws : int
+        Negatives drawn in the pass; the draws spread over the other items about evenly.
+    """
+    others = max(items - distinct, 0)
+    missed = (1 - 1 / items) ** draws
+    return min(1.0, (distinct + others * (1 - missed)) / items)
+
+
+def _reached(touched: float, epochs: int) -> float:
+    """Share of rows that some of several passes change, at most: each draws others."""
+    return 1 - (1 - touched) ** epochs
+
+
+def _slowest(
+    sites: Sequence[Site], ups: Sequence[int], down: int, epochs: int
+) -> float | None:
+    times = []
+    for site, up in zip(sites, ups, strict=True):
+        if site.bandwidth is None or (epochs and site.epoch_seconds is None):
+            return None
+        times.append((up + down) / site.bandwidth + epochs * (site.epoch_seconds or 0))
+    return max(times)
+
+
+def _fewer_sites(sites: Sequence[Site]) -> Iterator[list[Site]]:
+    """All sites, then one less at a time: the one on the slowest link goes first."""
+    left = sorted(sites, key=lambda site: (-(site.bandwidth or math.inf), site.name))
+    while left:
+        yield sorted(left, key=lambda site: site.name)
+        if len(left) <= FEWEST_SITES:
+            return
+        left.pop()
+
+
+def _told(tried: Sequence[Plan]) -> str:
+    least = min(tried, key=lambda plan: (plan.run_seconds or 0, plan.run_bytes))
+    seconds = "" if least.run_seconds is None else f", {least.run_seconds:.0f} s"
+    return (
+        f"the smallest, {least.compression.method} on {', '.join(least.sites)} with "
+        f"{least.local_epochs} local epochs in {least.rounds} rounds, takes "
+        f"{least.run_bytes / 1e6:.2f} MB{seconds} and {least.run_cost:.4f} USD"
+    )
