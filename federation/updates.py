@@ -60,6 +60,8 @@ class Update:
         Training time at the site.
     extra : dict of str to ndarray or Rows
         What a strategy asks sites for besides, by names of the model's arrays.
+    staleness : int
+        Versions that the model has gone on by since the one that the site received.
     """
 
     site: str
@@ -68,6 +70,7 @@ class Update:
     loss: float
     seconds: float = 0.0
     extra: Delta = field(default_factory=dict)
+    staleness: int = 0
 
 
 def difference(trained: Weights, received: Weights) -> Delta:

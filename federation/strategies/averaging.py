@@ -14,7 +14,15 @@ class FedAvg:
 
     FedProx (Li et al., 2020, algorithm 2) is the same at the server: its sites add
     ``mu/2 · ||w - w_global||²`` to their loss.
+
+    Parameters
+    ----------
+    by_row : bool
+        See :func:`mean_delta`.
     """
+
+    def __init__(self, *, by_row: bool = False) -> None:
+        self._by_row = by_row
 
     def aggregate(
         self, weights: Weights, updates: Sequence[Update], state: Weights
@@ -36,41 +44,69 @@ class FedAvg:
             New global weights, of the same names, shapes and types; the same bytes in whatever
             order the updates came.
         """
-        return add(weights, mean_delta(updates)), state
+        return add(weights, mean_delta(updates, by_row=self._by_row)), state
 
 
-def mean_delta(updates: Sequence[Update]) -> Delta:
+def mean_delta(updates: Sequence[Update], *, by_row: bool = False) -> Delta:
     """Mean of the updates' changes in double precision, each counted by its examples.
 
     Rows stay rows (their union) where every site that sent the array sent rows, so a large table
     never takes more memory than the rows that were touched.
+
+    Parameters
+    ----------
+    by_row : bool
+        A row that came as one of :class:`Rows` is averaged over the sites that touched it, instead
+        of over all: else an item that one of five sites sells moves by a fifth (FedSubAvg, Ding et
+        al., 2022, with examples as weights).
     """
-    # Summed in double precision and in the order of names: with many sites, single precision
-    # loses the small ones, and another order gives other bytes.
-    ordered = sorted(updates, key=lambda update: update.site)
+    ordered = in_order(updates)
     total = sum(update.examples for update in ordered)
-    names = sorted({name for update in ordered for name in update.delta})
+    shares = [update.examples / total for update in ordered]
+    return weighted_sum([update.delta for update in ordered], shares, by_row=by_row)
+
+
+def in_order(updates: Sequence[Update]) -> list[Update]:
+    """The updates by the names of their sites: sums in another order give other bytes."""
+    return sorted(updates, key=lambda update: (update.site, update.staleness))
+
+
+def weighted_sum(
+    deltas: Sequence[Delta], shares: Sequence[float], *, by_row: bool = False
+) -> Delta:
+    """Sum of changes times their shares, in double precision.
+
+    With many sites, single precision loses the small ones. With `by_row`, each row is divided by
+    the sum of the shares that went into it.
+    """
     return {
-        name: _weighted_sum(
-            [(u.delta[name], u.examples / total) for u in ordered if name in u.delta]
+        name: _sum_of_one(
+            [(d[name], share) for d, share in zip(deltas, shares, strict=True) if name in d],
+            by_row,
         )
-        for name in names
+        for name in sorted({name for delta in deltas for name in delta})
     }
 
 
-def _weighted_sum(parts: list[tuple[np.ndarray | Rows, float]]) -> np.ndarray | Rows:
-    """Sum of changes of one array, times their shares."""
+def _sum_of_one(
+    parts: list[tuple[np.ndarray | Rows, float]], by_row: bool
+) -> np.ndarray | Rows:
     dense = next((change for change, _ in parts if not isinstance(change, Rows)), None)
-    if dense is None:
-        index = np.unique(np.concatenate([change.index for change, _ in parts]))
-        values = np.zeros((len(index), *parts[0][0].values.shape[1:]), np.float64)
+    if dense is not None:
+        values = np.zeros(dense.shape, np.float64)
         for change, share in parts:
-            values[np.searchsorted(index, change.index)] += change.values * np.float64(share)
-        return Rows(index, values)
-    values = np.zeros(dense.shape, np.float64)
+            if isinstance(change, Rows):
+                values[change.index] += change.values * np.float64(share)
+            else:
+                values += change * np.float64(share)
+        return values
+    index = np.unique(np.concatenate([change.index for change, _ in parts]))
+    values = np.zeros((len(index), *parts[0][0].values.shape[1:]), np.float64)
+    weight = np.zeros(len(index))
     for change, share in parts:
-        if isinstance(change, Rows):
-            values[change.index] += change.values * np.float64(share)
-        else:
-            values += change * np.float64(share)
-    return values
+        places = np.searchsorted(index, change.index)
+        values[places] += change.values * np.float64(share)
+        weight[places] += share
+    if by_row:
+        values /= weight.reshape(-1, *[1] * (values.ndim - 1))
+    return Rows(index, values)

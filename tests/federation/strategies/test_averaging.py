@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from federation.strategies.averaging import FedAvg, mean_delta
-from federation.updates import Rows, Update
+from federation.updates import Rows, Update, Weights
+from tests.federation.strategies.plain import numbers, places
 
 
 def update(site: str, examples: int, **delta: np.ndarray | Rows) -> Update:
@@ -66,3 +68,30 @@ def test_rows_are_averaged_like_the_tables_that_they_stand_for() -> None:
     np.testing.assert_array_equal(sparse.dense(4), dense)
     mixed = mean_delta([update("a", 1, t=some), update("b", 3, t=whole)])["t"]
     np.testing.assert_array_equal(mixed, some.dense(4) / 4 + whole * 3 / 4)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_every_number_is_the_mean_of_its_changes(
+    by_row: bool, weights: Weights, updates: list[Update]
+) -> None:
+    moved, state = FedAvg(by_row=by_row).aggregate(weights, updates, {})
+    present = places(moved)
+    for place, before in places(weights).items():
+        total = change = 0.0
+        for update in updates:
+            touched = place in numbers(update)
+            total += update.examples if touched or not by_row else 0
+            change += update.examples * numbers(update).get(place, 0.0)
+        assert present[place] == pytest.approx(before + change / max(total, 1), rel=1e-5, abs=1e-6)
+    assert state == {}
+
+
+def test_a_row_that_one_site_sells_moves_by_all_of_its_change() -> None:
+    rows = Rows(np.array([2]), np.float32([[8.0]]))
+    sent = [
+        Update("north", {"table": rows}, 1, 1.0),
+        Update("south", {"table": Rows(np.array([0]), np.float32([[4.0]]))}, 3, 1.0),
+    ]
+    table = {"table": np.zeros((3, 1), np.float32)}
+    assert FedAvg().aggregate(table, sent, {})[0]["table"].ravel().tolist() == [3, 0, 2]
+    assert FedAvg(by_row=True).aggregate(table, sent, {})[0]["table"].ravel().tolist() == [4, 0, 8]

@@ -1,0 +1,70 @@
+"""Adaptive server optimisers: the mean change of a round is taken for a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from federation.strategies.averaging import mean_delta
+from federation.updates import Rows, Update, Weights
+
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
+# Degree of adaptivity, tau: what the second moments begin at is its square.
+ADAPTIVITY = 1e-3
+
+
+class FedAdam:
+    """FedAdam (Reddi et al., 2021, algorithm 2), whose server takes Adam's steps.
+
+    As in the paper the moments have no bias correction and the second ones begin at tau². A row
+    that no site touched has the change 0: its moments decay, and it goes on moving by them.
+
+    Parameters
+    ----------
+    rate : float
+        Server learning rate eta.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+
+    def aggregate(
+        self, weights: Weights, updates: Sequence[Update], state: Weights
+    ) -> tuple[Weights, Weights]:
+        """Take one step of the server's optimiser.
+
+        `state` holds the moments of every array that ever changed, as ``first/NAME`` and
+        ``second/NAME`` in float32: twice the model.
+        """
+        change = mean_delta(updates)
+        known = {key.split("/", 1)[1] for key in state}
+        moved, moments = dict(weights), {}
+        for name in sorted(known | change.keys()):
+            before = weights[name]
+            delta = _dense(change.get(name), before)
+            first = state.get(f"first/{name}", np.zeros_like(before)).astype(np.float64)
+            second = state.get(f"second/{name}", np.full_like(before, ADAPTIVITY**2))
+            first = FIRST_DECAY * first + (1 - FIRST_DECAY) * delta
+            second = self._second_moment(second.astype(np.float64), np.square(delta))
+            step = self._rate * first / (np.sqrt(second) + ADAPTIVITY)
+            moved[name] = (before + step).astype(before.dtype)
+            moments[f"first/{name}"] = first.astype(np.float32)
+            moments[f"second/{name}"] = second.astype(np.float32)
+        return moved, moments
+
+    def _second_moment(self, second: np.ndarray, square: np.ndarray) -> np.ndarray:
+        return SECOND_DECAY * second + (1 - SECOND_DECAY) * square
+
+
+class FedYogi(FedAdam):
+    """FedYogi (Reddi et al., 2021, algorithm 2): second moments that move by bounded steps."""
+
+    def _second_moment(self, second: np.ndarray, square: np.ndarray) -> np.ndarray:
+        return second - (1 - SECOND_DECAY) * square * np.sign(second - square)
+
+
+def _dense(change: np.ndarray | Rows | None, like: np.ndarray) -> np.ndarray:
+    if change is None:
+        return np.zeros(like.shape)
+    return change.dense(len(like)) if isinstance(change, Rows) else change
