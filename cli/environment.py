@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import CommandError
+from federation.audit import AuditLog
 from infra.clients import Aws
 from stacks.settings import load_settings
 
@@ -60,6 +61,15 @@ class Environment:
     def model_store_address(self) -> str:
         """Where models are kept: the setting, else a folder of the environment."""
         return self.settings.model_store or str(self.folder / "model_store")
+
+    @property
+    def federation(self) -> Path:
+        """Folder of the SuperLink, the sites' nodes and their credentials."""
+        return self.folder / "flower"
+
+    def audit_log(self) -> AuditLog:
+        """What has happened to its federation and to the model that serves."""
+        return AuditLog(self.federation / "audit.jsonl")
 
     def aws(self) -> Aws:
         """Clients of AWS, or of the emulator that stands for it."""

@@ -6,6 +6,8 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,9 @@ from cli.learning import (
 )
 from cli.rounds import Observe, figures_of
 from cli.stores import require_not_private
+from federation.audit import AuditLog
 from federation.checkpoint import read_records
+from federation.errors import FederationError
 from federation.history import find_run, past_runs
 
 if TYPE_CHECKING:
@@ -74,14 +78,16 @@ def federate(
     write_text(run / "request.json", json.dumps(request))
     # Written anew from the records: a caller that was killed may have missed rounds.
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    audit = environment.audit_log()
     start = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="hybrid-federate-") as scratch,
         Tracker(run, {"parent": parent, **how}, wandb_project) as tracker,
+        _audited(audit, run.name, parent=parent, sites=sites, settings=how),
     ):
-        follower = _Follower(run, tracker, progress, observe)
+        follower = _Follower(run, tracker, audit, progress, observe)
         result = run_federation(
-            environment.folder / "flower",
+            environment.federation,
             store.get(parent, Path(scratch) / "model"),
             run,
             address=f"127.0.0.1:{environment.settings.ports.superlink}",
@@ -103,6 +109,7 @@ def federate(
         "code": code_version(),
     }
     digest = store_candidate(environment, result.artifact, lineage)
+    audit.append("run ended", run=run.name, model=digest)
     return Trained(digest, result.metrics, time.monotonic() - start, result.rounds)
 
 
@@ -148,14 +155,40 @@ def runs_folder(environment: Environment) -> Path:
     return environment.folder / "runs"
 
 
+@contextmanager
+def _audited(audit: AuditLog, run: str, **what: Any) -> Iterator[None]:
+    """Record the start of a run, and its stop or failure."""
+    audit.append("run started", run=run, **what)
+    try:
+        yield
+    except KeyboardInterrupt:
+        audit.append("run stopped", run=run)
+        raise
+    except FederationError as error:
+        audit.append("run failed", run=run, why=str(error))
+        raise
+
+
 class _Follower:
     """Hears of progress, and passes every round's record on once it is published."""
 
     def __init__(
-        self, run: Path, tracker: Tracker, progress: Progress, observe: Observe | None
+        self,
+        run: Path,
+        tracker: Tracker,
+        audit: AuditLog,
+        progress: Progress,
+        observe: Observe | None,
     ) -> None:
         self._run = run
         self._tracker = tracker
+        self._audit = audit
+        # Those that an earlier call has heard of.
+        self._recorded = {
+            record["round"]
+            for record in audit.records()
+            if record["event"] == "round" and record["run"] == run.name
+        }
         self._progress = progress
         self._observe = observe
         self._seen = 0
@@ -168,8 +201,22 @@ class _Follower:
         for record in read_records(self._run)[self._seen :]:
             self._seen += 1
             self._tracker.log("federate", record["round"], figures_of(record))
+            if record["round"] > 0 and record["round"] not in self._recorded:
+                self._audit.append("round", run=self._run.name, **audited_round(record))
             if self._observe is not None:
                 self._observe(record)
+
+
+def audited_round(record: dict[str, Any]) -> dict[str, Any]:
+    """What the audit log keeps of a round: who was asked, answered and was refused; the model."""
+    trained, refused = record.get("trained", {}), record.get("refused", {})
+    return {
+        "round": record["round"],
+        "asked": sorted(record.get("asked", {*trained, *refused})),
+        "answered": sorted({*trained, *refused}),
+        "refused": refused,
+        "model": record.get("model"),
+    }
 
 
 def hand_out(environment: Environment, interactions: Interactions, sites: list[str]) -> None:

@@ -142,7 +142,7 @@ class LocalServers:
 
     @property
     def _flower(self):
-        return self.environment.folder / "flower"
+        return self.environment.federation
 
     @property
     def _sites(self) -> list[str]:

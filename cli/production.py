@@ -52,6 +52,8 @@ def deploy(environment: Environment, reference: str, progress: Progress) -> Depl
         folder=environment.folder / "torchserve",
         progress=progress,
     )
+    if done.changed:
+        environment.audit_log().append("promoted", model=done.digest, before=done.previous)
     address = f"{client.inference_url}/predictions/{serving.MODEL}"
     return Deployed(done.digest, done.previous, done.changed, address)
 

@@ -77,7 +77,7 @@ def finish(run: Path) -> None:
     (run / "artifact" / "metrics.json").write_text(json.dumps({"NDCG@10": 0.15, "users": 60}))
 
 
-def test_resume_takes_up_the_run_with_its_settings_and_stores_the_model(interrupted, capsys):
+def test_resume_takes_up_the_run_with_its_settings_and_stores_the_model(home, interrupted, capsys):
     (listed,) = json.loads(ends(capsys, "federate", "history", "--json")[1])
     assert (listed["name"], listed["state"]) == (interrupted.name, "interrupted")
     assert listed["settings"]["local_epochs"] == 2
@@ -88,6 +88,13 @@ def test_resume_takes_up_the_run_with_its_settings_and_stores_the_model(interrup
     newest = json.loads(ends(capsys, "models", "--json")[1])[0]
     assert newest["digest"] == trained["digest"]
     assert newest["lineage"]["settings"]["local_epochs"] == 2
+    audit = Environment.load("local", home).audit_log()
+    told = [r for r in audit.records() if r.get("run") == interrupted.name]
+    assert [r["event"] for r in told] == ["run started", "run failed", "run started", "round",
+                                          "run ended"]  # fmt: skip
+    assert told[3]["refused"] == {"south": "It sent NaN."}
+    assert (told[3]["asked"], told[3]["answered"]) == (["north", "south"], ["north", "south"])
+    assert told[4]["model"] == trained["digest"] and audit.verify().broken is None
     code, _, error = ends(capsys, "federate", "resume")
     assert code == 1 and "every federated run has ended" in error
 
