@@ -8,6 +8,7 @@ import torch
 
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split
+from recsys.drift import ControlVariates
 from recsys.errors import RecsysError
 from recsys.evaluate import evaluate
 from recsys.loop import (
@@ -80,6 +81,7 @@ def train_local(
     epochs: int,
     seed: int,
     proximal_mu: float = 0.0,
+    control: ControlVariates | None = None,
     progress: Progress | None = None,
 ) -> float:
     """Train in place on one site's events: a federated client's share of a round.
@@ -95,6 +97,8 @@ def train_local(
         Give each round another one, or each round repeats the same order and dropout.
     proximal_mu
         Adds ``mu / 2 * ||w - w0||²``, w0 the weights at the call (FedProx, Li et al., 2020).
+    control
+        Corrects every gradient and takes note of it (SCAFFOLD).
 
     Returns
     -------
@@ -127,6 +131,8 @@ def train_local(
     def before() -> None:
         for name, table in tables.items():
             reached[name] |= table.grad.any(dim=1)
+        if control is not None:
+            control.correct(model)
         if proximal_mu:
             for name, parameter in model.named_parameters():
                 parameter.grad.add_(parameter.detach() - start[name], alpha=proximal_mu)

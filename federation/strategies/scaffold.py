@@ -1,9 +1,6 @@
 """SCAFFOLD: control variates that take the sites' drift out of their steps.
 
-The site's part is in :func:`recsys.finetune.train_local`: it adds ``c - c_i`` to every gradient
-and gives back the mean of the gradients themselves, which becomes its new ``c_i``. Where the local
-steps are plain gradient descent that is option II of the paper, since ``c_i - c + (x - y)/(K eta)``
-is then the mean of the K gradients. AdamW's ``(x - y)/(K eta)`` is no gradient, but the mean is.
+The site's part is :class:`recsys.drift.ControlVariates`, which gives the site's new ``c_i``.
 """
 
 from __future__ import annotations
