@@ -36,14 +36,19 @@ class Keystream:
         cipher = Cipher(algorithms.ChaCha20(derive(key, purpose), bytes(16)), mode=None)
         self._stream = cipher.encryptor()
 
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        return self._stream.update(bytes(count))
+
     def words(self, count: int) -> np.ndarray:
-        """uint64[count], each value as likely as any other."""
+        """uint32[count], each value as likely as any other."""
         # Little-endian on every machine: both ends of a mask must read the same numbers.
-        return np.frombuffer(self._stream.update(bytes(8 * count)), "<u8").astype(np.uint64)
+        return np.frombuffer(self.take(4 * count), "<u4").astype(np.uint32)
 
     def uniform(self, count: int) -> np.ndarray:
         """float64[count] in (0, 1], of 53 random bits each."""
-        return ((self.words(count) >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
+        words = np.frombuffer(self.take(8 * count), "<u8").astype(np.uint64)
+        return ((words >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
 
     def gaussian(self, count: int) -> np.ndarray:
         """float64[count] of mean 0 and deviation 1 (Box and Muller, 1958), none beyond 8.6."""
