@@ -78,8 +78,8 @@ def compare(
 
     Raises
     ------
-    CommandError
-        The models have different vocabularies or data: exit code 2.
+    NotComparable
+        The models have different vocabularies or data.
     """
     from recsys.report import compare as compare_rankings
 
@@ -110,9 +110,13 @@ def _rank(loaded: LoadedModel, interactions: Interactions, k: int, progress: Pro
     return rank(loaded.model, known, leave_one_out(known), part="test", k=k, progress=progress)
 
 
-def _unlike(digests: list[str], what: str) -> CommandError:
+class NotComparable(CommandError):
+    """Two models of which nothing can be paired: exit code 2."""
+
+
+def _unlike(digests: list[str], what: str) -> NotComparable:
     first, second = map(short_digest, digests)
-    return CommandError(
+    return NotComparable(
         f"Models {first} and {second} were made for different {what}: only models of the same "
         "data can be compared user by user.",
         exit_code=2,

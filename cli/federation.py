@@ -23,8 +23,8 @@ from cli.learning import (
     environment_store,
     lineage_of,
     load_data,
-    store_candidate,
 )
+from cli.promotion import promote
 from cli.rounds import Observe, figures_of
 from cli.stores import require_not_private
 from federation.audit import AuditLog
@@ -46,7 +46,9 @@ def federate(
     observe: Observe | None = None,
     wandb_project: str | None = None,
 ) -> Trained:
-    """Train a stored model further where the sites' users are; `candidate` then points to it.
+    """Train a stored model further where the sites' users are.
+
+    `candidate` then points to it, unless it is below the model in production.
 
     Each site gets the users that fall to it by a hash of their name, in a folder of its own, and
     only what Flower carries ever leaves it. The same call goes on with a run that was interrupted.
@@ -108,9 +110,10 @@ def federate(
         "metrics": result.metrics,
         "code": code_version(),
     }
-    digest = store_candidate(environment, result.artifact, lineage)
+    digest = store.put(result.artifact, lineage=lineage)
     audit.append("run ended", run=run.name, model=digest)
-    return Trained(digest, result.metrics, time.monotonic() - start, result.rounds)
+    gate = promote(environment, digest, progress)
+    return Trained(digest, result.metrics, time.monotonic() - start, result.rounds, gate)
 
 
 def resume(

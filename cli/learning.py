@@ -28,12 +28,14 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True)
 class Trained:
-    """A model in the store: its digest, test metrics and, if federated, its rounds."""
+    """A model in the store: its digest and test metrics; if federated, also its rounds and how it
+    compares with the one in production."""
 
     digest: str
     metrics: dict[str, float]
     seconds: float
     rounds: list[dict[str, Any]]
+    gate: str | None = None
 
 
 def environment_store(environment: Environment) -> Store:

@@ -159,4 +159,5 @@ def _show(app: Application, trained, as_json: bool) -> None:
         return
     app.show_table(*table_of(trained.rounds))
     show_metrics(app, trained)
+    click.echo(trained.gate)
     click.echo(f"Model {trained.digest} is the candidate after {trained.seconds:.0f} s.")

@@ -48,9 +48,10 @@ class FedAdam:
             first = FIRST_DECAY * first + (1 - FIRST_DECAY) * delta
             second = self._second_moment(second.astype(np.float64), np.square(delta))
             step = self._rate * first / (np.sqrt(second) + ADAPTIVITY)
-            moved[name] = (before + step).astype(before.dtype)
-            moments[f"first/{name}"] = first.astype(np.float32)
-            moments[f"second/{name}"] = second.astype(np.float32)
+            # Arithmetic on an array without axes gives a number: it is made an array again.
+            moved[name] = np.asarray(before + step, before.dtype)
+            moments[f"first/{name}"] = np.asarray(first, np.float32)
+            moments[f"second/{name}"] = np.asarray(second, np.float32)
         return moved, moments
 
     def _second_moment(self, second: np.ndarray, square: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ def numbers(update: Update, part: str = "delta") -> Numbers:
             for row, values in zip(change.index.tolist(), change.values.tolist(), strict=True):
                 written |= {(name, row, column): value for column, value in enumerate(values)}
         else:
-            written |= {(name, place): value for place, value in enumerate(change.tolist())}
+            written |= {(name, place): value for place, value in enumerate(change.ravel().tolist())}
     return written
 
 
@@ -26,4 +26,5 @@ def places(weights: dict) -> Numbers:
         for row, values in enumerate(weights["table"].tolist())
         for column, value in enumerate(values)
     }
-    return table | {("layer", place): v for place, v in enumerate(weights["layer"].tolist())}
+    layer = {("layer", place): value for place, value in enumerate(weights["layer"].tolist())}
+    return table | layer | {("scale", 0): weights["scale"].item()}

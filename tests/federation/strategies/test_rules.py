@@ -52,10 +52,12 @@ def test_shapes_types_and_what_is_not_trained_stay(
     make: Callable, weights: Weights, updates: list[Update]
 ) -> None:
     before = {name: array.copy() for name, array in weights.items()}
-    moved, _ = after(make, weights, [updates] * 20)
+    moved, state = after(make, weights, [updates] * 20)
     for name, array in moved.items():
+        assert isinstance(array, np.ndarray)
         assert (array.shape, array.dtype) == (before[name].shape, before[name].dtype)
         assert np.isfinite(array).all()
         assert (weights[name] == before[name]).all(), "the received weights were written to"
+    assert all(isinstance(array, np.ndarray) for array in state.values())
     assert moved["steps"] == [7]
     assert (moved["layer"] != before["layer"]).any()
