@@ -21,8 +21,8 @@ from pulumi_kubernetes.core.v1 import (
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
 
-from infra import pods
-from infra.namespaces import make_namespace
+from infra import pods, quotas
+from infra.namespaces import guarded_namespace
 
 PART = "superlink"
 FLEET = 8443
@@ -90,7 +90,8 @@ class FederationServer(pulumi.ComponentResource):
         super().__init__("hybrid:infra:FederationServer", name, None, opts)
         self.port = FLEET
         own = pulumi.ResourceOptions(parent=self)
-        namespace = make_namespace(name, args.namespace, PART, own)
+        hard = quotas.quota(1, containers(args), [args.storage])
+        namespace = guarded_namespace(name, args.namespace, PART, hard, own)
 
         def metadata(part: str = PART) -> dict[str, Any]:
             return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}

@@ -13,8 +13,8 @@ from pulumi_kubernetes.core.v1 import ConfigMap, Service, ServiceAccount
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
 
-from infra import gpu, pods
-from infra.namespaces import make_namespace
+from infra import gpu, pods, quotas
+from infra.namespaces import guarded_namespace
 
 PART = "torchserve"
 INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
@@ -71,7 +71,9 @@ class Serving(pulumi.ComponentResource):
     ) -> None:
         super().__init__("hybrid:infra:Serving", name, None, opts)
         own = pulumi.ResourceOptions(parent=self)
-        namespace = make_namespace(name, args.namespace, PART, own)
+        # An update has one pod more, and one that is about to go.
+        hard = quotas.quota(args.replicas + 2, [container(args)])
+        namespace = guarded_namespace(name, args.namespace, PART, hard, own)
 
         def metadata(part: str = PART) -> dict[str, Any]:
             return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}
@@ -93,7 +95,10 @@ class Serving(pulumi.ComponentResource):
             spec={
                 "replicas": args.replicas,
                 "selector": {"match_labels": pods.selector(PART)},
-                "strategy": {"type": "RollingUpdate", "rolling_update": {"max_unavailable": 0}},
+                "strategy": {
+                    "type": "RollingUpdate",
+                    "rolling_update": {"max_unavailable": 0, "max_surge": 1},
+                },
                 "template": {
                     "metadata": {"labels": pods.labels(PART)},
                     "spec": {

@@ -18,8 +18,8 @@ from pulumi_kubernetes.core.v1 import (
 )
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
-from infra import gpu, pods
-from infra.namespaces import make_namespace
+from infra import gpu, pods, quotas
+from infra.namespaces import guarded_namespace
 from infra.serving import placement
 
 PART = "training"
@@ -81,7 +81,8 @@ class TrainingJob(pulumi.ComponentResource):
     ) -> None:
         super().__init__("hybrid:infra:TrainingJob", name, None, opts)
         own = pulumi.ResourceOptions(parent=self)
-        namespace = make_namespace(name, args.namespace, PART, own)
+        hard = quotas.quota(args.nodes, [container(args)], [args.storage])
+        namespace = guarded_namespace(name, args.namespace, PART, hard, own)
 
         def metadata(part: str = PART) -> dict[str, Any]:
             return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}

@@ -228,6 +228,7 @@ TYPES = {
     "kubernetes:core/v1:Service": _kind(
         "v1", "Service", "services", replace_on=("spec.clusterIP",)
     ),
+    "kubernetes:core/v1:ResourceQuota": _kind("v1", "ResourceQuota", "resourcequotas"),
     "kubernetes:core/v1:ServiceAccount": _kind("v1", "ServiceAccount", "serviceaccounts"),
     "kubernetes:core/v1:ConfigMap": _kind(
         "v1", "ConfigMap", "configmaps", replace_on=("data", "binaryData", "immutable")

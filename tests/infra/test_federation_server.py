@@ -51,7 +51,7 @@ def test_the_superlink_listens_within_the_pod_only(seen):
 
 
 def test_only_the_sites_may_connect_and_it_calls_nobody(seen):
-    policy = seen.only("kubernetes:networking.k8s.io/v1:NetworkPolicy")["spec"]
+    policy = seen.inputs["kubernetes:networking.k8s.io/v1:NetworkPolicy"]["federation"]["spec"]
     (rule,) = policy["ingress"]
     assert [block["ipBlock"]["cidr"] for block in rule["from"]] == ARGS.clients
     assert seen.only("kubernetes:core/v1:Service")["spec"]["externalTrafficPolicy"] == "Local"

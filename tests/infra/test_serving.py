@@ -25,7 +25,7 @@ def test_the_management_port_is_reachable_from_within_the_pod_only(seen):
     (container,) = pod(seen)["containers"]
     opened = {port["containerPort"] for port in container["ports"]}
     ports = seen.only("kubernetes:core/v1:Service")["spec"]["ports"]
-    policy = seen.only("kubernetes:networking.k8s.io/v1:NetworkPolicy")["spec"]
+    policy = seen.inputs["kubernetes:networking.k8s.io/v1:NetworkPolicy"]["serving"]["spec"]
     allowed = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
     assert opened == {port["port"] for port in ports} == allowed == {8080, 8082}
 
@@ -69,7 +69,7 @@ def test_service_budget_and_policy_select_the_pods(seen):
         ("kubernetes:policy/v1:PodDisruptionBudget", "selector"),
         ("kubernetes:networking.k8s.io/v1:NetworkPolicy", "podSelector"),
     ):
-        assert seen.only(kind)["spec"][key] == {"matchLabels": wanted}
+        assert seen.inputs[kind]["serving"]["spec"][key] == {"matchLabels": wanted}
 
 
 def test_it_runs_privately_or_on_the_gpu_pool(declare, seen):

@@ -102,7 +102,7 @@ def test_pods_run_restricted_and_talk_to_each_other_only(seen):
     }
     labels = seen.only("kubernetes:core/v1:Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    policy = seen.only("kubernetes:networking.k8s.io/v1:NetworkPolicy")["spec"]
+    policy = seen.inputs["kubernetes:networking.k8s.io/v1:NetworkPolicy"]["training"]["spec"]
     peers = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "training"}}}
     assert policy["ingress"] == [{"from": [peers]}]
     assert job(seen)["template"]["metadata"]["labels"]["app.kubernetes.io/name"] == "training"

@@ -29,10 +29,10 @@ STACKS = {
     "local.private": 5,
     "local.cloud": 51,
     "local.link": 12,
-    "local.platform": 42,
+    "local.platform": 46,
     "production.private": 20,
     "production.cloud": 65,
-    "production.platform": 44,
+    "production.platform": 48,
 }
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 DEFAULT_TAGS = {"hybrid:environment", "hybrid:layer", "ManagedBy"}
@@ -213,7 +213,7 @@ def test_bringing_up_a_layer_too_early_names_the_one_that_is_missing(shell, plan
     ("stack", "sentence"),
     [
         ("local.cellar", "it must be <environment>.<layer> with one of private, cloud, link"),
-        ("nowhere.cloud", "There is no environment 'nowhere': there are local, production."),
+        ("nowhere.cloud", "There is no environment 'nowhere': there are local, production,"),
     ],
 )
 def test_a_stack_with_an_unknown_name_is_told_what_it_may_be(shell, stack, sentence):

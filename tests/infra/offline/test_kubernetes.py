@@ -48,6 +48,9 @@ def everything(url: str, settings: dict[str, Any]) -> None:
             ]
         },
     }
+    kubernetes.core.v1.ResourceQuota(
+        "quota", metadata=named("quota"), spec={"hard": {"pods": "9"}}, opts=options
+    )
     kubernetes.core.v1.ServiceAccount("account", metadata=named("account"), opts=options)
     kubernetes.core.v1.ConfigMap(
         "settings",
