@@ -22,8 +22,9 @@ BOOT_TIME = timedelta(minutes=15)
 
 def gpu_findings(environment: Environment) -> list[Finding]:
     """Look at an environment's cluster, group and quotas; an emulator has no quotas of GPUs."""
-    settings = environment.settings
-    findings = [] if settings.aws_endpoint or not settings.gpu_pool.maximum else _quotas(settings)
+    settings, pool = environment.settings, environment.settings.gpu_pool
+    counted = pool.cloud == "aws" and pool.maximum and not settings.aws_endpoint
+    findings = _quotas(settings) if counted else []
     if not environment.project.exists():
         return findings
     try:

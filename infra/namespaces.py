@@ -1,4 +1,4 @@
-"""The namespaces of the platform's parts: what their pods may do, whom they may talk to, their share."""
+"""The namespaces of the platform: what their pods may do, whom they talk to, how much they take."""
 
 from __future__ import annotations
 

@@ -32,6 +32,8 @@ class ObjectStoresArgs:
         Days after which the parts of an upload that did not end are removed.
     delete_with_data
         Whether destroying a bucket may delete what it holds; else a bucket with data stays.
+    s3
+        Whether there is an S3 bucket beside the GCS one.
     """
 
     gcs_location: str
@@ -39,6 +41,7 @@ class ObjectStoresArgs:
     cold_days: int
     unfinished_upload_days: int
     delete_with_data: bool
+    s3: bool = True
 
 
 class ObjectStores(pulumi.ComponentResource):
@@ -47,21 +50,23 @@ class ObjectStores(pulumi.ComponentResource):
     Attributes
     ----------
     s3_bucket, s3_arn
-        Name and ARN of the S3 bucket.
+        Name and ARN of the S3 bucket; None without one.
     gcs_bucket
         Name of the GCS bucket.
     """
 
-    s3_bucket: pulumi.Output[str]
-    s3_arn: pulumi.Output[str]
+    s3_bucket: pulumi.Output[str] | None
+    s3_arn: pulumi.Output[str] | None
     gcs_bucket: pulumi.Output[str]
 
     def __init__(
         self, name: str, args: ObjectStoresArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("hybrid:infra:ObjectStores", name, None, opts)
-        bucket = self._make_s3(name, args)
-        self.s3_bucket, self.s3_arn = bucket.bucket, bucket.arn
+        self.s3_bucket, self.s3_arn = None, None
+        if args.s3:
+            bucket = self._make_s3(name, args)
+            self.s3_bucket, self.s3_arn = bucket.bucket, bucket.arn
         self.gcs_bucket = self._make_gcs(name, args).name
         self.register_outputs({"s3_bucket": self.s3_bucket, "gcs_bucket": self.gcs_bucket})
 

@@ -1,6 +1,8 @@
-"""Layer `cloud`: the object stores, and the GPU pool in its own VPC."""
+"""Layer `cloud`: the object stores, and the GPU pool in its own network."""
 
 from __future__ import annotations
+
+import importlib
 
 import pulumi
 
@@ -14,6 +16,9 @@ from stacks.settings import Settings
 
 def program(environment: str, settings: Settings) -> None:
     """Declare the layer's resources and outputs."""
+    if settings.gpu_pool.cloud != "aws":
+        importlib.import_module(f"stacks.{settings.gpu_pool.cloud}").cloud(environment, settings)
+        return
     aws = aws_provider(settings, environment, "cloud")
     gcp = gcp_provider(settings, environment, "cloud")
     name = f"hybrid-{environment}"

@@ -22,6 +22,9 @@ from typing import Any
 PACKAGES = frozenset({"pulumi_aws", "pulumi_gcp", "pulumi_kubernetes"})
 NESTED_TYPES = frozenset({"_inputs", "outputs"})
 
+# Where a class's name is cut for its file's: BucketIAMMember is in bucket_iam_member.py.
+WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
 
 class _LightFinder(MetaPathFinder, Loader):
     """Finds an empty module in the place of nested types, and a lazy one in that of a package."""
@@ -48,7 +51,7 @@ class _LightFinder(MetaPathFinder, Loader):
             return
 
         def find(name: str) -> Any:
-            for file in (name, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower(), "_enums"):
+            for file in (name, WORD.sub("_", name).lower(), "_enums"):
                 if (Path(module.__path__[0]) / f"{file}.py").exists():
                     found = getattr(
                         importlib.import_module(f"{module.__name__}.{file}"), name, None

@@ -1,6 +1,8 @@
-"""Layer `link`: the VPN between the VPC of layer `cloud` and the sites."""
+"""Layer `link`: the VPN between the network of layer `cloud` and the sites."""
 
 from __future__ import annotations
+
+import importlib
 
 import pulumi
 
@@ -13,6 +15,9 @@ from stacks.settings import Settings
 
 def program(environment: str, settings: Settings) -> None:
     """Declare the layer's resources and outputs."""
+    if settings.gpu_pool.cloud != "aws":
+        importlib.import_module(f"stacks.{settings.gpu_pool.cloud}").link(environment, settings)
+        return
     cloud = Layer(environment, "cloud")
     tables = cloud.output("private_route_tables")
     route_tables = {zone: tables[zone] for zone in settings.zones}

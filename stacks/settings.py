@@ -63,6 +63,12 @@ class Gcp(_Section):
     endpoint: HttpAddress | None = None
 
 
+class Azure(_Section):
+    """The Azure subscription."""
+
+    subscription: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+
+
 class TorchServePorts(_Section):
     """Ports of TorchServe on this machine."""
 
@@ -146,16 +152,19 @@ class LinkSettings(_Section):
 class GpuPoolSettings(_Section):
     """The GPU machines: `spot_share` of those above `on_demand_base` are spot, from 0 to 1.
 
-    `time_slices` pods share a GPU. Of the two images, what is named is deployed.
+    `time_slices` pods share a GPU. Of `device_plugin_image` and `autoscaler_image`, what is named
+    is deployed. Machines boot `image_parameter`, an SSM parameter, on AWS; else `image`.
     """
 
+    cloud: Literal["aws", "gcp", "azure"] = "aws"
     instance_types: Annotated[tuple[str, ...], Field(min_length=1)]
     minimum: Annotated[int, Field(ge=0)] = 0
     maximum: Annotated[int, Field(ge=0)]
     on_demand_base: Annotated[int, Field(ge=0)] = 0
     spot_share: Annotated[float, Field(ge=0, le=1)] = 0.8
     volume_gib: Annotated[int, Field(ge=30, le=16384)] = 200
-    image_parameter: Annotated[str, Field(pattern=r"^/[\w./-]+$")]
+    image_parameter: Annotated[str, Field(pattern=r"^/[\w./-]+$")] | None = None
+    image: str | None = None
     time_slices: Annotated[int, Field(ge=1, le=48)] = 1
     device_plugin_image: str | None = None
     autoscaler_image: str | None = None
@@ -164,6 +173,14 @@ class GpuPoolSettings(_Section):
     def _bounds(self) -> GpuPoolSettings:
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        if self.cloud == "aws" and self.image_parameter is None:
+            raise ValueError("image_parameter is missing, which cloud 'aws' needs")
+        if self.cloud != "aws" and self.image is None:
+            raise ValueError(f"image is missing, which cloud {self.cloud!r} needs")
+        if self.cloud == "azure" and self.image.count(":") != 3:
+            raise ValueError(f"image is {self.image!r}, but must be publisher:offer:sku:version")
+        if self.cloud != "aws" and len(self.instance_types) > 1:
+            raise ValueError(f"instance_types has several, of which cloud {self.cloud!r} takes one")
         return self
 
 
@@ -283,10 +300,11 @@ class Settings(_Section):
     kind: Literal["local", "cloud"]
     backend: str | None = None
     model_store: str | None = None
-    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")]
+    region: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]+$")]
     zones: Annotated[tuple[str, ...], Field(min_length=1, max_length=6)]
     aws: Aws = Aws()
-    gcp: Gcp
+    gcp: Gcp | None = None
+    azure: Azure | None = None
     ports: Ports | None = None
     network: Network
     sites: Annotated[tuple[Site, ...], Field(min_length=1)]
@@ -308,7 +326,8 @@ class Settings(_Section):
     @property
     def gcp_endpoint(self) -> str | None:
         """Address of the GCS emulator; None for Google's."""
-        return self.gcp.endpoint or (self._local_address("gcs") if self.ports else None)
+        named = self.gcp.endpoint if self.gcp else None
+        return named or (self._local_address("gcs") if self.ports else None)
 
     @property
     def kubernetes_endpoint(self) -> str | None:
@@ -318,7 +337,8 @@ class Settings(_Section):
     @property
     def machines_join(self) -> bool:
         """Whether GPU machines become nodes of the first site's k3s; in `local` none ever boots."""
-        return self.k3s is not None and self.gpu_pool.maximum > 0
+        pool = self.gpu_pool
+        return self.k3s is not None and pool.maximum > 0 and pool.cloud == "aws"
 
     def supernode_ports(self) -> dict[str, int]:
         """Port of each site's SuperNode on this machine, by site name."""
@@ -333,12 +353,7 @@ class Settings(_Section):
         names = [site.name for site in self.sites]
         if len(set(names)) != len(names):
             raise ValueError(f"sites must have different names, not {', '.join(names)}")
-        foreign = [zone for zone in self.zones if not re.fullmatch(self.region + "[a-z]", zone)]
-        if foreign:
-            raise ValueError(
-                f"zones names {foreign[0]!r}, which is not a zone of region {self.region!r}: "
-                f"use {self.region}a and the like"
-            )
+        self._check_place()
         if len(set(self.zones)) != len(self.zones):
             raise ValueError(f"zones must be different, not {', '.join(self.zones)}")
         try:
@@ -363,6 +378,34 @@ class Settings(_Section):
             self._check_cloud()
         return self
 
+    def _check_place(self) -> None:
+        """Region, zones and account in the way of the GPU machines' cloud."""
+        cloud = self.gpu_pool.cloud
+        region, pattern, example = {
+            "aws": (r"[a-z]{2}(-[a-z]+)+-[0-9]", "[a-z]", f"{self.region}a"),
+            "gcp": (r"[a-z]+-[a-z]+[0-9]+", "-[a-z]", f"{self.region}-a"),
+            "azure": (r"[a-z0-9]+", None, "1"),
+        }[cloud]
+        if not re.fullmatch(region, self.region):
+            raise ValueError(f"region is {self.region!r}, which is no region of cloud {cloud!r}")
+        zone_pattern = "[1-3]" if pattern is None else self.region + pattern
+        foreign = [zone for zone in self.zones if not re.fullmatch(zone_pattern, zone)]
+        if foreign:
+            raise ValueError(
+                f"zones names {foreign[0]!r}, which is not a zone of region {self.region!r}: "
+                f"use {example} and the like"
+            )
+        if cloud != "aws" and self.link.driver != "ipsec":
+            raise ValueError(
+                f"link.driver is {self.link.driver!r}, which only gpu_pool.cloud 'aws' has"
+            )
+        if cloud != "aws" and self.gpu_pool.autoscaler_image:
+            raise ValueError("gpu_pool.autoscaler_image is only for cloud 'aws' so far")
+        if cloud == "azure" and self.azure is None:
+            raise ValueError("azure is missing: name the subscription")
+        if cloud != "azure" and self.gcp is None:
+            raise ValueError("gcp is missing: name the project and location of the GCS bucket")
+
     def networks(self) -> dict[str, IPv4Network]:
         """Every network that takes part, by what it is called: none may overlap another."""
         sites = {f"sites.{number}.cidr": site.cidr for number, site in enumerate(self.sites)}
@@ -376,6 +419,8 @@ class Settings(_Section):
     def _check_local(self) -> None:
         if self.ports is None:
             raise ValueError("ports is missing, which kind 'local' needs")
+        if self.gpu_pool.cloud != "aws":
+            raise ValueError("gpu_pool.cloud must be 'aws' for kind 'local': it has its emulator")
         if any(site.hosts for site in self.sites):
             raise ValueError("sites with hosts need kind 'cloud': kind 'local' installs no k3s")
         torchserve = self.ports.torchserve.model_dump()
@@ -391,7 +436,7 @@ class Settings(_Section):
     def _check_cloud(self) -> None:
         if self.ports is not None:
             raise ValueError("ports is only for kind 'local': leave it out")
-        if self.aws.account is None:
+        if self.gpu_pool.cloud == "aws" and self.aws.account is None:
             raise ValueError(
                 "aws.account is missing: name the 12-digit account, so that no other is changed"
             )
@@ -411,7 +456,7 @@ class Settings(_Section):
 
     def _check_gpu_nodes(self, k3s: K3s) -> None:
         pool = self.gpu_pool
-        if pool.maximum == 0:
+        if not self.machines_join:
             return
         if "amd64" not in k3s.binary_sha256:
             raise ValueError("k3s.binary_sha256 lacks 'amd64', which the GPU machines are")

@@ -28,7 +28,7 @@ say "Installing the locked Python packages …"
 .venv/bin/python -m compileall -q -j 0 -x '/pulumi_(aws|gcp|kubernetes)/|/(tests|debugpy)/' \
     recsys model_store federation handlers infra stacks cli .venv/lib >/dev/null || true
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c \
-    'import stacks.private, stacks.cloud, stacks.link, stacks.platform'
+    'import stacks.private, stacks.cloud, stacks.link, stacks.platform, stacks.gcp, stacks.azure'
 say "  done in $((SECONDS - start)) s"
 
 java_version() { "${JAVA_HOME:+$JAVA_HOME/bin/}java" -version 2>&1 | sed -nE '1s/.*"([0-9]+).*/\1/p'; }

@@ -128,7 +128,8 @@ def _source_of(package: str, module: str, name: str) -> Path:
     parts = module.split("/")
     if parts[0] != "index":
         folder = folder / parts[0]
-    return folder / f"{_snake(parts[1] if len(parts) == 2 else name)}.py"
+    stem = parts[1] if len(parts) == 2 else name
+    return folder / f"{_snake(stem[:1].upper() + stem[1:])}.py"  # vPNTunnel is VPNTunnel
 
 
 def _snake(name: str) -> str:

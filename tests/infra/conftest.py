@@ -35,6 +35,9 @@ class Recorder(pulumi.runtime.Mocks):
         self.secrets: dict[tuple[str, str], set[str]] = {}
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict]:
+        if args.typ == "pulumi:pulumi:StackReference":
+            names = () if self.preview else ("network", "resource_group", "gateway_subnet")
+            return args.name, {"outputs": {name: f"{name}-of-the-cloud" for name in names}}
         self.inputs.setdefault(args.typ, {})[args.name] = plain(args.inputs)
         self.secrets[args.typ, args.name] = {
             key for key, value in args.inputs.items() if isinstance(value, dict) and SECRET in value
@@ -49,6 +52,7 @@ class Recorder(pulumi.runtime.Mocks):
             "primaryNetworkInterfaceId": f"{args.name}-interface",
             "stdout": "server: https://127.0.0.1:6443\npassword: hidden\n",
             "result": "a-random-password",
+            "vpnInterfaces": [{"id": n, "ipAddress": f"203.0.113.{n + 1}"} for n in (0, 1)],
             "certPem": "CERTIFICATE",
             "privateKeyPem": "KEY",
         }

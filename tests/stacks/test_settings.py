@@ -45,7 +45,7 @@ def test_machines_join_where_there_is_a_cluster_of_our_own_and_a_pool(tmp_path):
     assert not load_settings_of(tmp_path, empty).machines_join
 
 
-@pytest.mark.parametrize("environment", ["local", "production"])
+@pytest.mark.parametrize("environment", known_environments([SHIPPED]))
 def test_shipped_environments_are_valid(environment):
     assert load_settings(environment, [SHIPPED]).sites
 
@@ -79,7 +79,13 @@ def test_own_settings_come_before_the_shipped_ones(tmp_path, monkeypatch):
     (own / "local.yaml").write_text(changed(LOCAL, "moto: 18610", "moto: 18777"))
     (own / "staging.yaml").write_text(LOCAL)
     assert load_settings("local").ports.moto == 18777
-    assert known_environments() == ["local", "production", "staging"]
+    assert known_environments() == [
+        "local",
+        "production",
+        "production-azure",
+        "production-gcp",
+        "staging",
+    ]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "../stacks/environments/local", "Local", ""])
@@ -191,12 +197,12 @@ def test_a_file_without_keys_is_refused(tmp_path):
         (
             "gpu_pool:",
             "gpu_pool: 4\nspare:",
-            "gpu_pool is 4, but must be a section with the keys instance_types, minimum, maximum, "
-            "on_demand_base, spot_share, volume_gib, image_parameter, time_slices, "
-            "device_plugin_image, autoscaler_image; spare is not a setting; the "
-            "keys allowed there are kind, backend, model_store, region, zones, aws, gcp, ports, "
-            "network, sites, k3s, link, gpu_pool, object_stores, serving, federation, "
-            "training, policy, budget.",
+            "gpu_pool is 4, but must be a section with the keys cloud, instance_types, minimum, "
+            "maximum, on_demand_base, spot_share, volume_gib, image_parameter, image, time_slices, "
+            "device_plugin_image, autoscaler_image; spare is not a setting; the keys allowed there "
+            "are kind, backend, model_store, region, zones, aws, gcp, azure, ports, network, "
+            "sites, k3s, link, gpu_pool, object_stores, serving, federation, training, "
+            "policy, budget.",
         ),
     ],
 )
@@ -311,3 +317,58 @@ def test_training_is_optional_and_must_fit_the_gpu_pool(tmp_path):
     assert "training.gpus is not a setting; the keys allowed there are image, data, recipe" in (
         refusal(tmp_path, PRODUCTION + section + "  gpus: 2\n")
     )
+
+
+@pytest.mark.parametrize(
+    ("environment", "old", "new", "sentence"),
+    [
+        (
+            "production-gcp",
+            "zones: [europe-west4-a,",
+            "zones: [europe-west4a,",
+            "zones names 'europe-west4a', which is not a zone of region 'europe-west4': "
+            "use europe-west4-a and the like.",
+        ),
+        (
+            "production-gcp",
+            "region: europe-west4\n",
+            "region: eu-central-1\n",
+            "region is 'eu-central-1', which is no region of cloud 'gcp'.",
+        ),
+        (
+            "production-gcp",
+            "  image: projects",
+            "  # image: projects",
+            "gpu_pool: image is missing, which cloud 'gcp' needs.",
+        ),
+        (
+            "production-gcp",
+            "[g2-standard-8]",
+            "[g2-standard-8, g2-standard-4]",
+            "gpu_pool: instance_types has several, of which cloud 'gcp' takes one.",
+        ),
+        (
+            "production-gcp",
+            "gpu_pool:",
+            "link:\n  driver: wireguard\ngpu_pool:",
+            "link.driver is 'wireguard', which only gpu_pool.cloud 'aws' has.",
+        ),
+        (
+            "production-azure",
+            "azure:\n  subscription: 00000000-1111-2222-3333-444444444444\n",
+            "",
+            "azure is missing: name the subscription.",
+        ),
+        (
+            "production-azure",
+            "ubuntu-hpc:2204:latest",
+            "ubuntu-hpc",
+            "gpu_pool: image is 'microsoft-dsvm:ubuntu-hpc', but must be "
+            "publisher:offer:sku:version.",
+        ),
+    ],
+)
+def test_what_another_cloud_needs_is_told(tmp_path, environment, old, new, sentence):
+    text = (SHIPPED / f"{environment}.yaml").read_text()
+    told = refusal(tmp_path, changed(text, old, new))
+    assert told == f"mine.yaml: {sentence}"

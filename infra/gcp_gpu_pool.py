@@ -1,0 +1,262 @@
+"""GPU machines on Google Cloud: a network of their own and managed groups that grow from zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+import pulumi
+from pulumi_gcp import compute, serviceaccount, storage
+
+ANYWHERE = "0.0.0.0/0"
+# What a site's k3s and a GPU node say to each other (k3s: "Inbound Rules for K3s Nodes").
+KUBELET, VXLAN, HTTPS = "10250", "8472", "443"
+# Two roles instead of one: a machine adds objects and reads them, it replaces and deletes none.
+BUCKET_ROLES = {"read": "roles/storage.objectViewer", "add": "roles/storage.objectCreator"}
+
+
+@dataclass(frozen=True)
+class GcpGpuPoolArgs:
+    """Where the machines live, what they are, and what they may do.
+
+    Parameters
+    ----------
+    region, zones, cidr
+        The network: one private subnet, which spans the region's zones.
+    site_cidrs
+        Networks behind the link, whose nodes may talk to these.
+    machine_type
+        One that brings its GPUs, such as g2-standard-8.
+    minimum, maximum, on_demand_base, spot_share
+        Size; of the machines above the base, the share from 0 to 1 that are spot.
+    volume_gib
+        Boot disk.
+    image
+        Image or image family with NVIDIA's driver.
+    bucket
+        The only bucket that the machines can read and add to.
+    labels
+        Put on machines and disks.
+    """
+
+    region: str
+    zones: Sequence[str]
+    cidr: IPv4Network
+    site_cidrs: Sequence[str]
+    machine_type: str
+    minimum: int
+    maximum: int
+    on_demand_base: int
+    spot_share: float
+    volume_gib: int
+    image: str
+    bucket: pulumi.Input[str]
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Bounds of the group that has the machines of one kind."""
+
+    spot: bool
+    minimum: int
+    maximum: int
+
+
+def shares(minimum: int, maximum: int, on_demand_base: int, spot_share: float) -> list[Share]:
+    """Split a pool into an on-demand and a spot group, since a group here is of one kind.
+
+    The groups' maxima add up to the pool's and so do their minima; a group without machines is left
+    out.
+    """
+    above = max(0, maximum - on_demand_base)
+    spot = round(above * spot_share)
+    on_demand = maximum - spot
+    kept = min(minimum, on_demand)
+    split = [Share(False, kept, on_demand), Share(True, minimum - kept, spot)]
+    return [share for share in split if share.maximum]
+
+
+class GcpGpuPool(pulumi.ComponentResource):
+    """A network with Cloud NAT, and groups of GPU machines without public addresses.
+
+    Attributes
+    ----------
+    network, subnet
+        Ids, for the link.
+    groups
+        Names of the managed groups; the cluster autoscaler finds them by the pool's name.
+    service_account
+        Address of the account that machines run as.
+    """
+
+    network: pulumi.Output[str]
+    subnet: pulumi.Output[str]
+    groups: list[pulumi.Output[str]]
+    service_account: pulumi.Output[str]
+
+    def __init__(
+        self, name: str, args: GcpGpuPoolArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("hybrid:infra:GcpGpuPool", name, None, opts)
+        self._name, self._args = name, args
+        self._own = pulumi.ResourceOptions(parent=self)
+        account = serviceaccount.Account(
+            name,
+            account_id=f"{name[:25].rstrip('-')}-gpu",
+            display_name="GPU nodes: read and add to the model bucket, nothing else",
+            opts=self._own,
+        )
+        self.service_account = account.email
+        for key, role in BUCKET_ROLES.items():
+            storage.BucketIAMMember(
+                f"{name}-{key}",
+                bucket=args.bucket,
+                role=role,
+                member=account.email.apply(lambda email: f"serviceAccount:{email}"),
+                opts=self._own,
+            )
+        subnet = self._make_network()
+        self._make_firewall(account.email)
+        split = shares(args.minimum, args.maximum, args.on_demand_base, args.spot_share)
+        self.groups = [self._make_group(share, subnet, account.email) for share in split]
+        self.register_outputs({"network": self.network, "groups": self.groups})
+
+    def _make_network(self) -> compute.Subnetwork:
+        name, args = self._name, self._args
+        network = compute.Network(
+            name, auto_create_subnetworks=False, routing_mode="REGIONAL", opts=self._own
+        )
+        subnet = compute.Subnetwork(
+            name,
+            network=network.id,
+            region=args.region,
+            ip_cidr_range=str(args.cidr),
+            # Storage is reached without the NAT and its charge.
+            private_ip_google_access=True,
+            opts=self._own,
+        )
+        router = compute.Router(
+            f"{name}-nat", network=network.id, region=args.region, opts=self._own
+        )
+        compute.RouterNat(
+            name,
+            router=router.name,
+            region=args.region,
+            nat_ip_allocate_option="AUTO_ONLY",
+            source_subnetwork_ip_ranges_to_nat="ALL_SUBNETWORKS_ALL_IP_RANGES",
+            log_config={"enable": True, "filter": "ERRORS_ONLY"},
+            opts=self._own,
+        )
+        self.network, self.subnet = network.id, subnet.id
+        return subnet
+
+    def _make_firewall(self, account: pulumi.Output[str]) -> None:
+        """Nodes talk among themselves and with the sites' nodes; out they go by HTTPS only."""
+        sites, nodes = list(self._args.site_cidrs), str(self._args.cidr)
+        everything = [{"protocol": "all"}]
+        kubelet = {"protocol": "tcp", "ports": [KUBELET]}
+        vxlan = {"protocol": "udp", "ports": [VXLAN]}
+        inbound = {
+            "nodes": {"source_service_accounts": [account], "allows": everything},
+            "sites": {"source_ranges": sites, "allows": [kubelet, vxlan]},
+        }
+        outbound = {
+            "nodes": {"destination_ranges": [nodes, *sites], "allows": everything},
+            "https": {
+                "destination_ranges": [ANYWHERE],
+                "allows": [{"protocol": "tcp", "ports": [HTTPS]}],
+            },
+            # Google's own last rule lets everything out.
+            "none": {"destination_ranges": [ANYWHERE], "denies": everything, "priority": 65000},
+        }
+        for direction, rules in (("INGRESS", inbound), ("EGRESS", outbound)):
+            for key, rule in rules.items():
+                compute.Firewall(
+                    f"{self._name}-{direction.lower()}-{key}",
+                    network=self.network,
+                    direction=direction,
+                    target_service_accounts=[account],
+                    opts=self._own,
+                    **rule,
+                )
+
+    def _make_group(
+        self, share: Share, subnet: compute.Subnetwork, account: pulumi.Output[str]
+    ) -> pulumi.Output[str]:
+        args = self._args
+        name = f"{self._name}-{'spot' if share.spot else 'on-demand'}"
+        template = compute.RegionInstanceTemplate(
+            name,
+            region=args.region,
+            machine_type=args.machine_type,
+            disks=[
+                {
+                    "boot": True,
+                    "auto_delete": True,
+                    "source_image": args.image,
+                    "disk_size_gb": args.volume_gib,
+                    "disk_type": "pd-balanced",
+                    "labels": dict(args.labels),
+                }
+            ],
+            # No access configuration: no public address.
+            network_interfaces=[{"subnetwork": subnet.id}],
+            service_account={"email": account, "scopes": ["cloud-platform"]},
+            scheduling=scheduling(share.spot),
+            shielded_instance_config={"enable_vtpm": True, "enable_integrity_monitoring": True},
+            metadata={
+                "block-project-ssh-keys": "TRUE",
+                "enable-oslogin": "TRUE",
+                "serial-port-enable": "FALSE",
+            },
+            labels=dict(args.labels),
+            opts=self._own,
+        )
+        group = compute.RegionInstanceGroupManager(
+            name,
+            region=args.region,
+            base_instance_name=name,
+            distribution_policy_zones=list(args.zones),
+            # GPUs are scarce: machines come from whichever zone has them.
+            distribution_policy_target_shape="ANY",
+            target_size=share.minimum,
+            versions=[{"instance_template": template.self_link}],
+            update_policy={
+                "type": "OPPORTUNISTIC",
+                "minimal_action": "REPLACE",
+                "instance_redistribution_type": "NONE",
+                "max_surge_fixed": 0,
+                "max_unavailable_fixed": len(args.zones),
+            },
+            # The cluster autoscaler decides how many there are now.
+            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["targetSize"]),
+        )
+        compute.RegionAutoscaler(
+            name,
+            region=args.region,
+            target=group.id,
+            # It holds the bounds. Who knows of waiting pods, the cluster autoscaler, does the rest:
+            # no signal of a group without machines could make this one begin.
+            autoscaling_policy={
+                "mode": "OFF",
+                "min_replicas": share.minimum,
+                "max_replicas": share.maximum,
+            },
+            opts=self._own,
+        )
+        return group.name
+
+
+def scheduling(spot: bool) -> dict[str, object]:
+    """What becomes of a machine when Google wants its host: one with GPUs cannot move."""
+    if not spot:
+        return {"on_host_maintenance": "TERMINATE", "automatic_restart": True}
+    return {
+        "provisioning_model": "SPOT",
+        "preemptible": True,
+        "on_host_maintenance": "TERMINATE",
+        "automatic_restart": False,
+        "instance_termination_action": "DELETE",
+    }

@@ -1,0 +1,71 @@
+"""Layers `cloud` and `link` of an environment whose GPU machines are on Google Cloud."""
+
+from __future__ import annotations
+
+import pulumi
+
+from infra.gcp_gpu_pool import GcpGpuPool, GcpGpuPoolArgs
+from infra.gcp_site_link import GcpSiteLink, GcpSiteLinkArgs
+from infra.object_stores import ObjectStores, ObjectStoresArgs
+from infra.site_link import LinkedSite
+from stacks.providers import gcp_provider, labels
+from stacks.references import Layer
+from stacks.settings import Settings
+
+
+def cloud(environment: str, settings: Settings) -> None:
+    """Declare the object store and the GPU pool."""
+    options = pulumi.ResourceOptions(providers=[gcp_provider(settings, environment, "cloud")])
+    name, pool = f"hybrid-{environment}", settings.gpu_pool
+    stores = ObjectStores(
+        name,
+        ObjectStoresArgs(
+            gcs_location=settings.gcp.location,
+            **settings.object_stores.model_dump(),
+            s3=False,
+        ),
+        options,
+    )
+    gpus = GcpGpuPool(
+        name,
+        GcpGpuPoolArgs(
+            region=settings.region,
+            zones=settings.zones,
+            cidr=settings.network.vpc_cidr,
+            site_cidrs=[str(site.cidr) for site in settings.sites],
+            machine_type=pool.instance_types[0],
+            minimum=pool.minimum,
+            maximum=pool.maximum,
+            on_demand_base=pool.on_demand_base,
+            spot_share=pool.spot_share,
+            volume_gib=pool.volume_gib,
+            image=pool.image,
+            bucket=stores.gcs_bucket,
+            labels=labels(environment, "cloud"),
+        ),
+        options,
+    )
+    pulumi.export("gcs_bucket", stores.gcs_bucket)
+    pulumi.export("network", gpus.network)
+    pulumi.export("gpu_groups", gpus.groups)
+    pulumi.export("node_service_account", gpus.service_account)
+
+
+def link(environment: str, settings: Settings) -> None:
+    """Declare the VPN to the sites."""
+    made = GcpSiteLink(
+        f"hybrid-{environment}",
+        GcpSiteLinkArgs(
+            region=settings.region,
+            network=Layer(environment, "cloud").output("network"),
+            cidr=str(settings.network.vpc_cidr),
+            sites=[
+                LinkedSite(site.name, str(site.cidr), str(site.public_ip))
+                for site in settings.sites
+            ],
+            cloud_asn=settings.network.amazon_asn,
+        ),
+        pulumi.ResourceOptions(providers=[gcp_provider(settings, environment, "link")]),
+    )
+    pulumi.export("gateway_id", made.gateway_id)
+    pulumi.export("tunnels", made.tunnels)

@@ -1,0 +1,226 @@
+"""Layers `cloud` and `link` on Google Cloud and Azure: who gets in, what it costs at most."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pulumi.output import Unknown
+
+from infra import azure_gpu_pool
+from infra.gcp_gpu_pool import scheduling, shares
+from infra.gcp_site_link import MOST_SITES, inside_addresses
+from infra.offline import schema
+from infra.offline.wire import UNKNOWN
+from stacks import cloud, link
+from stacks.settings import SHIPPED, load_settings
+
+CLOUDS = {"gcp": "production-gcp", "azure": "production-azure"}
+SITE = "10.81.0.0/16"
+
+
+def sent(value: Any) -> Any:
+    """Inputs as a plugin gets them: whole numbers and what is not known are told as such."""
+    if isinstance(value, dict):
+        return {key: sent(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [sent(item) for item in value]
+    if isinstance(value, Unknown):
+        return UNKNOWN
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@pytest.fixture
+def plan(declare):
+    """Run a layer's program: ``plan("gcp", cloud)`` gives what it declares."""
+
+    def run(name: str, layer, preview: bool = False):
+        environment = CLOUDS[name]
+        program = layer.program
+        return declare(
+            lambda: program(environment, load_settings(environment, [SHIPPED])), preview
+        )[1]
+
+    return run
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize("layer", [cloud, link])
+def test_a_layer_plans_while_nothing_is_known_and_misspells_no_property(plan, name, layer):
+    seen = plan(name, layer, preview=True)
+    kinds = {kind for kind in seen.inputs if kind.startswith((f"{name}:", "tls:", "random:"))}
+    assert len(kinds) > 4
+    for kind in kinds:
+        for inputs in seen.inputs[kind].values():
+            assert list(schema.validate(sent(inputs), schema.input_properties(kind))) == []
+
+
+@pytest.mark.parametrize("environment", CLOUDS.values())
+def test_all_four_layers_are_planned_without_an_account_and_break_no_rule(environment, tmp_path):
+    command = [str(Path(sys.executable).with_name("hybrid")), "plan", environment]
+    done = subprocess.run(
+        [*command, "--fast", "--json"],
+        env=os.environ | {"HYBRID_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    layers = {change["layer"] for change in json.loads(done.stdout)["changes"]}
+    assert layers == {"private", "cloud", "link", "platform"}
+
+
+def test_gcp_opens_no_port_to_the_world_and_lets_only_https_out(plan):
+    rules = plan("gcp", cloud).inputs["gcp:compute/firewall:Firewall"].values()
+    inbound = [rule for rule in rules if rule["direction"] == "INGRESS"]
+    assert {cidr for rule in inbound for cidr in rule.get("sourceRanges", [])} == {SITE}
+    out = [r for r in rules if r.get("destinationRanges") == ["0.0.0.0/0"]]
+    (allowed,), (denied,) = ([r for r in out if key in r] for key in ("allows", "denies"))
+    assert allowed["allows"] == [{"protocol": "tcp", "ports": ["443"]}]
+    assert denied["priority"] > 1000, "after every rule that allows"
+    assert all(rule["targetServiceAccounts"] for rule in rules)
+
+
+def test_gcp_machines_are_private_and_their_account_cannot_delete(plan):
+    seen = plan("gcp", cloud)
+    templates = seen.inputs["gcp:compute/regionInstanceTemplate:RegionInstanceTemplate"]
+    for template in templates.values():
+        (interface,) = template["networkInterfaces"]
+        assert "accessConfigs" not in interface
+        assert template["metadata"]["block-project-ssh-keys"] == "TRUE"
+    roles = seen.inputs["gcp:storage/bucketIAMMember:BucketIAMMember"].values()
+    assert {each["role"] for each in roles} == {
+        "roles/storage.objectViewer",
+        "roles/storage.objectCreator",
+    }
+    assert not [kind for kind in seen.inputs if kind.startswith("gcp:projects")]
+    nat = seen.only("gcp:compute/routerNat:RouterNat")
+    assert nat["sourceSubnetworkIpRangesToNat"] == "ALL_SUBNETWORKS_ALL_IP_RANGES"
+
+
+def test_gcp_groups_grow_from_zero_to_the_maximum_and_most_are_spot(plan):
+    seen = plan("gcp", cloud)
+    scalers = seen.inputs["gcp:compute/regionAutoscaler:RegionAutoscaler"]
+    bounds = {
+        name.rpartition("gcp-")[2]: (p["autoscalingPolicy"]["minReplicas"],
+                                     p["autoscalingPolicy"]["maxReplicas"])
+        for name, p in scalers.items()
+    }  # fmt: skip
+    assert bounds == {"on-demand": (0, 2), "spot": (0, 6)}
+    assert scheduling(spot=True)["instance_termination_action"] == "DELETE"
+
+
+@given(
+    st.integers(0, 50), st.integers(0, 50), st.integers(0, 60), st.floats(0, 1, allow_nan=False)
+)
+@settings(max_examples=60, deadline=None)
+def test_the_groups_of_a_pool_make_up_its_bounds(minimum, more, base, spot_share):
+    maximum = minimum + more
+    split = shares(minimum, maximum, base, spot_share)
+    assert sum(share.minimum for share in split) == minimum
+    assert sum(share.maximum for share in split) == maximum
+    assert all(0 <= share.minimum <= share.maximum for share in split)
+    on_demand = sum(share.maximum for share in split if not share.spot)
+    assert on_demand >= min(base, maximum)
+
+
+def test_gcs_is_closed_and_there_is_no_s3(plan):
+    seen = plan("gcp", cloud)
+    bucket = seen.only("gcp:storage/bucket:Bucket")
+    assert bucket["publicAccessPrevention"] == "enforced"
+    assert bucket["uniformBucketLevelAccess"] is True and bucket["lifecycleRules"]
+    assert not [kind for kind in seen.inputs if kind.startswith("aws:")]
+
+
+def test_each_site_has_two_gcp_tunnels_with_keys_of_their_own_and_one_strong_proposal(plan):
+    seen = plan("gcp", link)
+    tunnels = seen.inputs["gcp:compute/vPNTunnel:VPNTunnel"]
+    assert sorted(t["vpnGatewayInterface"] for t in tunnels.values()) == [0, 1]
+    for name, tunnel in tunnels.items():
+        assert tunnel["ikeVersion"] == 2
+        assert tunnel["cipherSuite"]["phase1"]["encryptions"] == ["AES-GCM-16-256"]
+        assert tunnel["cipherSuite"]["phase2"]["pfs"] == ["Group-20"]
+        assert "sharedSecret" in seen.secrets["gcp:compute/vPNTunnel:VPNTunnel", name]
+    assert len(seen.inputs["random:index/randomPassword:RandomPassword"]) == 2
+    (router,) = [r for r in seen.inputs["gcp:compute/router:Router"].values() if "bgp" in r]
+    assert router["bgp"]["advertisedIpRanges"] == [{"range": "10.80.0.0/16"}]
+
+
+def test_no_two_tunnels_share_an_inside_address():
+    pairs = [inside_addresses(site, tunnel) for site in range(MOST_SITES) for tunnel in (0, 1)]
+    networks = {ours.network for ours, theirs in pairs if ours.network == theirs.network}
+    assert len(networks) == len(pairs)
+    assert all(network.subnet_of(IPv4Network("169.254.0.0/16")) for network in networks)
+    with pytest.raises(ValueError, match="no tunnel 2 to site 0"):
+        inside_addresses(0, 2)
+
+
+def test_azure_opens_no_port_to_the_world_and_lets_only_https_out(plan):
+    group = plan("azure", cloud).only("azure:network/networkSecurityGroup:NetworkSecurityGroup")
+    rules = {rule["name"]: rule for rule in group["securityRules"]}
+    assert len({rule["priority"] for rule in rules.values()}) == len(rules)
+    allowed_in = [
+        r for r in rules.values() if (r["direction"], r["access"]) == ("Inbound", "Allow")
+    ]
+    assert {r["sourceAddressPrefix"] for r in allowed_in} == {"10.90.0.0/17", "10.91.0.0/16"}
+    assert rules["https-out"]["destinationPortRange"] == "443"
+    for last in ("none-in", "none-out"):
+        assert (rules[last]["access"], rules[last]["sourceAddressPrefix"]) == ("Deny", "*")
+
+
+def test_azure_machines_are_private_and_their_role_cannot_delete(plan):
+    seen = plan("azure", cloud)
+    kind = "azure:compute/orchestratedVirtualMachineScaleSet:OrchestratedVirtualMachineScaleSet"
+    group = seen.only(kind)
+    (interface,) = group["networkInterfaces"]
+    assert "publicIpAddresses" not in interface["ipConfigurations"][0]
+    assert group["priorityMix"] == {"baseRegularCount": 1, "regularPercentageAboveBase": 25}
+    assert (group["instances"], group["tags"]["max"]) == (0, "8")
+    assert group["encryptionAtHostEnabled"] is True
+    (permissions,) = seen.only("azure:authorization/roleDefinition:RoleDefinition")["permissions"]
+    granted = [*permissions["actions"], *permissions["dataActions"]]
+    assert not [action for action in granted if "delete" in action or "*" in action]
+
+
+def test_the_azure_account_is_closed_keyless_and_forgives_a_mistake(plan):
+    account = plan("azure", cloud).only("azure:storage/account:Account")
+    assert account["allowNestedItemsToBePublic"] is False
+    assert account["sharedAccessKeyEnabled"] is False
+    assert account["minTlsVersion"] == "TLS1_2"
+    assert account["networkRules"]["defaultAction"] == "Deny"
+    assert account["blobProperties"]["deleteRetentionPolicy"] == {"days": 90}
+    assert account["blobProperties"]["versioningEnabled"] is True
+
+
+def test_the_azure_gateway_has_two_tunnels_and_one_strong_policy(plan):
+    seen = plan("azure", link)
+    gateway = seen.only("azure:network/virtualNetworkGateway:VirtualNetworkGateway")
+    assert gateway["activeActive"] is True and len(gateway["ipConfigurations"]) == 2
+    kind = "azure:network/virtualNetworkGatewayConnection:VirtualNetworkGatewayConnection"
+    connection = seen.only(kind)
+    assert connection["connectionProtocol"] == "IKEv2"
+    assert connection["ipsecPolicy"]["dhGroup"] == "ECP384"
+    assert connection["ipsecPolicy"]["ipsecEncryption"] == "GCMAES256"
+    (name,) = seen.inputs[kind]
+    assert "sharedKey" in seen.secrets[kind, name]
+
+
+@given(st.integers(8, 26))
+@settings(max_examples=10, deadline=None)
+def test_azure_subnets_lie_apart_within_the_network(prefix):
+    whole = IPv4Network(f"10.0.0.0/{prefix}")
+    machines, gateway = azure_gpu_pool.subnets(whole)
+    assert machines.subnet_of(whole) and gateway.subnet_of(whole)
+    assert not machines.overlaps(gateway) and gateway.prefixlen == 27
+
+
+def test_a_network_that_is_too_small_for_azure_is_named():
+    with pytest.raises(ValueError, match="10.0.0.0/27 is too small"):
+        azure_gpu_pool.subnets(IPv4Network("10.0.0.0/27"))
