@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 from pulumi_azure import storage
@@ -19,6 +20,8 @@ class AzureObjectStoreArgs:
         Where it is.
     noncurrent_days
         Days that a replaced or deleted version can still be brought back.
+    cold_days
+        Days after which a blob goes to the cool tier; 0: never.
     subnets, addresses
         Ids of the subnets and public addresses that may connect: nobody else.
     tags
@@ -28,6 +31,7 @@ class AzureObjectStoreArgs:
     location: str
     resource_group: pulumi.Input[str]
     noncurrent_days: int
+    cold_days: int
     subnets: Sequence[pulumi.Input[str]]
     addresses: Sequence[str]
     tags: Mapping[str, str]
@@ -86,17 +90,22 @@ class AzureObjectStore(pulumi.ComponentResource):
             container_access_type="private",
             opts=own,
         )
+        actions: dict[str, Any] = {
+            "version": {"delete_after_days_since_creation": args.noncurrent_days}
+        }
+        if args.cold_days:
+            actions["base_blob"] = {
+                "tier_to_cool_after_days_since_modification_greater_than": args.cold_days
+            }
         storage.ManagementPolicy(
             f"{name}-models",
             storage_account_id=account.id,
             rules=[
                 {
-                    "name": "expire-replaced-versions",
+                    "name": "tiers-and-replaced-versions",
                     "enabled": True,
                     "filters": {"blob_types": ["blockBlob"]},
-                    "actions": {
-                        "version": {"delete_after_days_since_creation": args.noncurrent_days}
-                    },
+                    "actions": actions,
                 }
             ],
             opts=own,

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import pulumi
-
-from stacks.providers import labels
-from stacks.references import Layer
-from stacks.settings import Settings
-
-try:
-    import pulumi_azure
-except ModuleNotFoundError as error:
-    raise pulumi.RunError(
-        "gpu_pool.cloud is 'azure', which needs the package pulumi-azure: install this project "
-        "with its extra 'azure'."
-    ) from error
+import pulumi_azure
 
 from infra.azure_gpu_pool import AzureGpuPool, AzureGpuPoolArgs, grant_store
 from infra.azure_object_store import AzureObjectStore, AzureObjectStoreArgs
 from infra.azure_site_link import AzureSiteLink, AzureSiteLinkArgs
 from infra.site_link import LinkedSite
+from stacks.providers import labels
+from stacks.references import Layer
+from stacks.settings import Settings
 
 
 def provider(settings: Settings) -> pulumi_azure.Provider:
@@ -64,6 +56,7 @@ def cloud(environment: str, settings: Settings) -> None:
         name,
         AzureObjectStoreArgs(
             noncurrent_days=settings.object_stores.noncurrent_days,
+            cold_days=settings.object_stores.cold_days,
             subnets=[gpus.subnet_id],
             addresses=[str(site.public_ip) for site in settings.sites],
             **place,

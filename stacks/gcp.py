@@ -21,7 +21,7 @@ def cloud(environment: str, settings: Settings) -> None:
         name,
         ObjectStoresArgs(
             gcs_location=settings.gcp.location,
-            **settings.object_stores.model_dump(),
+            **settings.object_stores.model_dump(exclude={"onprem"}),
             s3=False,
         ),
         options,
