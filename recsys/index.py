@@ -14,11 +14,13 @@ from recsys.accelerate.quantise import QuantisedTable, int8_product
 
 # Up to here the exact product takes about a millisecond, which no approximation is worth.
 EXACT_BELOW = 100_000
-# What a scan of codes brings to the exact ranking beyond the items wanted, and how far calibration
-# may raise it where many items are nearly the same.
-MARGIN, MOST_MARGIN = 100, 1600
+# What a scan of codes brings to the exact ranking beyond the items wanted: always of every item's
+# codes; of an approximate index at first, and how far calibration may raise it where many items are
+# nearly the same.
+MARGIN = 100
+FIRST_MARGIN, MOST_MARGIN = 30, 1600
 # Of the variance of scores, kept in an approximate index's codes.
-KEPT = 0.995
+KEPT = 0.999
 # States that an approximate index is made for and measured with, and items that a cluster is
 # learnt from.
 SAMPLE, POINTS = 2000, 40
@@ -195,7 +197,7 @@ class ApproximateIndex:
             return (items[:, :, None] == wanted[:, None, :]).any(2).double().mean().item()
 
         most = self._index.nlist
-        settings = min(4, most), MARGIN
+        settings = min(4, most), FIRST_MARGIN
         share = found(settings)
         while share < recall:
             clusters, margin = settings
