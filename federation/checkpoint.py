@@ -4,6 +4,7 @@ Layout::
 
     settings.json           what the run does; another run may not use the folder
     flower-run              number of the run on the SuperLink, once it was submitted
+    identity                what sites know the run by, the same however often it is taken up
     initial/                artefact of the model that the run starts from
     checkpoint.safetensors  state after the last finished round: weights, strategy, records
     rounds.jsonl            one record a round, in order; grows while the run goes on
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -58,7 +60,8 @@ class Checkpoint:
         state = json.dumps({"number": self.number, "records": self.records})
         parts = {"weights": self.weights, "strategy": self.strategy}
         arrays = {f"{part}/{name}": a for part, named in parts.items() for name, a in named.items()}
-        write_private(run / "checkpoint.safetensors", save(arrays, metadata={"state": state}))
+        content = save(arrays, metadata={"state": state})
+        _write(run, "checkpoint.safetensors", content)
 
     @classmethod
     def load(cls, run: Path) -> Checkpoint | None:
@@ -85,7 +88,7 @@ class Checkpoint:
 def write_records(run: Path, records: list[Record]) -> None:
     """Publish the records of the finished rounds."""
     lines = "".join(json.dumps(record) + "\n" for record in records)
-    write_private(run / "rounds.jsonl", lines.encode())
+    _write(run, "rounds.jsonl", lines.encode())
 
 
 def read_records(run: Path) -> list[Record]:
@@ -94,6 +97,25 @@ def read_records(run: Path) -> list[Record]:
         return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     except FileNotFoundError:
         return []
+
+
+def _write(run: Path, name: str, content: bytes) -> None:
+    """Write a file of the run, or leave the old one there and say so."""
+    try:
+        write_private(run / name, content)
+    except OSError as error:
+        raise FederationError(
+            f"{run / name} cannot be written ({error.strerror}): make room and call again, to go "
+            "on after the last finished round."
+        ) from error
+
+
+def identity(run: Path) -> str:
+    """What the sites know a run by; made at the first call."""
+    path = run / "identity"
+    if not path.exists():
+        _write(run, path.name, secrets.token_hex(16).encode())
+    return path.read_text()
 
 
 @contextlib.contextmanager

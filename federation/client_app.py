@@ -1,7 +1,7 @@
 """A site's part of a federated run, as a Flower ClientApp.
 
-Reads the interactions of its own site and nothing else. What leaves the site is the change
-of the weights, the training loss, the metrics, and how many users and interactions they stand for.
+Reads the interactions of its own site and nothing else. What leaves the site is the change of the
+weights, the training loss, the metrics, and how many users and interactions they stand for.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from pathlib import Path
 
 import torch
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from federation.compression import Compression, encode
 from federation.errors import FederationError
-from federation.protocol import Task, pack, unpack, vocabulary_digest
-from federation.updates import difference
+from federation.protocol import Reply, Task, read_model, vocabulary_digest
+from federation.site_state import Kept, SiteState
+from federation.updates import Weights, difference
 from recsys.artifact import model_of
 from recsys.data.interactions import Interactions, load_interactions
 from recsys.data.split import leave_one_out
@@ -30,28 +33,42 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Evaluate the received model and, if this site was chosen, train it."""
-    return Message(_answer(message, context, parts=("validation",)), reply_to=message)
+    return _answer(message, context, parts=("validation",))
 
 
 @app.evaluate()
 def evaluate_final(message: Message, context: Context) -> Message:
     """Evaluate the final model, also on the test items that no round has looked at."""
-    return Message(_answer(message, context, parts=("validation", "test")), reply_to=message)
+    return _answer(message, context, parts=("validation", "test"))
 
 
-def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> RecordDict:
+def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Message:
+    """Do the task, or give the same reply as the last time that this message came."""
     task = Task.from_record(message.content["task"])
+    content, received = read_model(message.content["model"])
+    request = task.digest(content)
+    state = SiteState(Path(str(context.node_config["state"])), task.run)
+    with state.alone():
+        reply = state.answer(task.number, request)
+        if reply is None:
+            reply, kept = _work(task, received, context, parts, state.before(task.number))
+            state.save(request, reply, kept)
+    return Message(reply.to_content(), reply_to=message)
+
+
+def _work(
+    task: Task, received: Weights, context: Context, parts: tuple[str, ...], kept: Kept
+) -> tuple[Reply, Kept]:
+    """The reply to a task, and what the site carries on to the next round."""
     site = str(context.node_config["site"])
     interactions = load_interactions(str(context.node_config["data"]))
     _check_vocabulary(site, interactions, task)
     split = leave_one_out(interactions)
     recipe = Recipe.from_dict(json.loads(task.recipe))
-    received = unpack(message.content["model"])
     weights = {name: torch.from_numpy(array.copy()) for name, array in received.items()}
     model = model_of(weights, len(interactions.items), recipe)
-    answer = RecordDict(
-        {part: MetricRecord(evaluate(model, interactions, split, part=part)) for part in parts}
-    )
+    figures = {part: dict(evaluate(model, interactions, split, part=part)) for part in parts}
+    blobs = {}
     if task.train:
         began = time.monotonic()
         loss = train_local(
@@ -63,15 +80,15 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Recor
             proximal_mu=task.proximal_mu,
         )
         trained = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-        answer["delta"] = pack(difference(trained, received))
-        answer["train"] = MetricRecord(
-            {
-                "examples": len(split.train.sequence),
-                "loss": loss,
-                "seconds": time.monotonic() - began,
-            }
-        )
-    return answer
+        delta = difference(trained, received)
+        blobs["delta"], residual = encode(delta, kept.get("residual", {}), Compression())
+        kept = kept | {"residual": residual}
+        figures["train"] = {
+            "examples": len(split.train.sequence),
+            "loss": loss,
+            "seconds": time.monotonic() - began,
+        }
+    return Reply(site, task.run, task.number, figures, blobs), kept
 
 
 def _check_vocabulary(site: str, interactions: Interactions, task: Task) -> None:

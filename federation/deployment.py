@@ -22,6 +22,7 @@ Layout under the given folder::
     credentials/        see federation.credentials
     superlink/          state.db and the Flower home of the SuperLink and the server SuperExec
     sites/<site>/       Flower home of the site's SuperNode and client executor
+    sites/<site>/runs/  what the site keeps between rounds, see federation.site_state
 """
 
 from __future__ import annotations
@@ -95,14 +96,16 @@ def supernode_command(
     """
     files = _files(folder, site)
     data = Path(data).absolute()
-    if set(str(data)) & set("'\n"):
-        raise FederationError(f"Data folder {data} has a quote or a line break: rename it.")
+    state = _home(folder, "sites", site) / "runs"
+    for path in (data, state):
+        if set(str(path)) & set("'\n"):
+            raise FederationError(f"Folder {path} has a quote or a line break: rename it.")
     argv = [
         _program("flower-supernode"),
         *("--superlink", superlink),
         *("--root-certificates", str(files.authority)),
         *("--auth-supernode-private-key", str(files.sites[site].private_key)),
-        *("--node-config", f"site='{site}' data='{data}'"),
+        *("--node-config", f"site='{site}' data='{data}' state='{state}'"),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(files.sites[site].superexec_secret)),
         *("--host", LOOPBACK, "--port", str(runtime_port)),

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
+from federation.errors import FederationError
+
+
+def check_metrics(site: str, metrics: dict[str, float]) -> None:
+    """Refuse metrics that cannot be averaged with the other sites'.
+
+    Raises
+    ------
+    FederationError
+        If the figures named in the records are missing, or one is no finite number.
+    """
+    wanted = {"HR@10", "NDCG@10", "users"}
+    usable = all(
+        isinstance(value, int | float) and math.isfinite(value) for value in metrics.values()
+    )
+    if not wanted <= metrics.keys() or not usable or metrics["users"] < 0:
+        raise FederationError(f"Site {site!r} sent no usable metrics: {metrics}.")
+
 
 def average_metrics(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
     """Average the sites' metrics, each counted by its number of evaluated users.
@@ -9,7 +29,7 @@ def average_metrics(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
     Parameters
     ----------
     metrics : dict of str to dict
-        By site: the same names everywhere, among them "users".
+        By site; averaged are the names that all have. Among them "users".
 
     Returns
     -------
@@ -17,7 +37,7 @@ def average_metrics(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
         The averages, and under "users" the sum.
     """
     users = sum(values["users"] for values in metrics.values())
-    names = next(iter(metrics.values())).keys() - {"users"}
+    names = set.intersection(*(set(values) for values in metrics.values())) - {"users"}
     averages = {
         name: sum(metrics[site][name] * metrics[site]["users"] for site in sorted(metrics))
         / max(users, 1)

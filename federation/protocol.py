@@ -3,22 +3,24 @@
 ==============  ==========================  ==================================================
 part            from                        content
 ==============  ==========================  ==================================================
-``model``       server                      the model's weights, see :func:`pack`
+``model``       server                      the model's weights, see :func:`write_model`
 ``task``        server                      a :class:`Task`
+``reply``       site                        site, run and round that the reply is of
 ``validation``  site                        metrics of the received model on held-out users
 ``test``        site, after the last round  the same on the test items
-``delta``       site if it trained          trained minus received weights, packed likewise
 ``train``       site if it trained          "examples" (interactions), "loss" (mean), "seconds"
+``delta``       site if it trained          the change, by :func:`federation.compression.encode`
 ==============  ==========================  ==================================================
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -32,6 +34,8 @@ class Task:
 
     Attributes
     ----------
+    run : str
+        Identity of the run, the same from its first call to its last.
     number : int
         The round.
     train : bool
@@ -44,6 +48,7 @@ class Task:
         See :class:`federation.settings.RunSettings`.
     """
 
+    run: str
     number: int
     train: bool
     recipe: str
@@ -61,35 +66,118 @@ class Task:
         """Read the task of a message."""
         return cls(**record)
 
+    def digest(self, model: bytes) -> str:
+        """Digest of the task and its model: equal if the message is a repeated one."""
+        task = json.dumps(asdict(self), sort_keys=True).encode()
+        return hashlib.sha256(hashlib.sha256(task).digest() + model).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a site answers.
+
+    Attributes
+    ----------
+    site, run, number
+        Who answers, in which run and round.
+    figures : dict of str to dict
+        "validation", "test" and "train", see above.
+    blobs : dict of str to bytes
+        Encoded arrays: "delta" if the site trained.
+    """
+
+    site: str
+    run: str
+    number: int
+    figures: dict[str, dict[str, float]]
+    blobs: dict[str, bytes]
+
+    def to_content(self) -> RecordDict:
+        """Write the reply as the content of a message."""
+        about = ConfigRecord({"site": self.site, "run": self.run, "number": self.number})
+        figures = {part: MetricRecord(values) for part, values in self.figures.items()}
+        blobs = {part: _blob(content) for part, content in self.blobs.items()}
+        return RecordDict({"reply": about, **figures, **blobs})
+
+    @classmethod
+    def from_content(cls, content: RecordDict, *, site: str, task: Task, limit: int) -> Reply:
+        """Read a reply, of which nothing is believed.
+
+        Parameters
+        ----------
+        content : RecordDict
+            What came.
+        site, task
+            Whom it came from, and the task that it should answer.
+        limit : int
+            Most bytes that it may have; a larger one is not looked into.
+
+        Raises
+        ------
+        FederationError
+            If it is too large, of another site, run or round, or no reply at all.
+        """
+        if (size := size_of(content)) > limit:
+            raise FederationError(
+                f"Site {site!r} sent {size:,} bytes, more than the {limit:,} that a reply may have."
+            )
+        about = dict(content.get("reply") or {})
+        expected = {"site": site, "run": task.run, "number": task.number}
+        if about != expected:
+            raise FederationError(
+                f"Site {site!r} sent the reply of {_named(about)} in place of {_named(expected)}."
+            )
+        figures = {part: dict(values) for part, values in content.metric_records.items()}
+        blobs = {part: _bytes(record) for part, record in content.array_records.items()}
+        return cls(**expected, figures=figures, blobs=blobs)
+
 
 def vocabulary_digest(items: list[str]) -> str:
     """Digest of item ids in their order: equal where an item index means the same item."""
     return hashlib.sha256("\n".join(items).encode()).hexdigest()
 
 
-def pack(weights: Weights) -> ArrayRecord:
-    """Write weights as a part of a message: one array that holds a safetensors file.
+def write_model(weights: Weights) -> ArrayRecord:
+    """Write a model as a part of a message: one array that holds a safetensors file.
 
     Flower sends every array of a record as an object of its own, and an object takes the SuperLink
     several requests and some 40 ms; a transformer has dozens of arrays.
     """
-    return ArrayRecord({"safetensors": Array(np.frombuffer(save(weights), np.uint8))})
+    return _blob(save(weights))
 
 
-def unpack(record: ArrayRecord) -> Weights:
-    """Read the weights of a message.
+def read_model(record: ArrayRecord) -> tuple[bytes, Weights]:
+    """Read the model of a message: its bytes as they came, and its weights.
 
     Raises
     ------
     FederationError
         If the part does not hold a safetensors file.
     """
+    content = _bytes(record)
     try:
-        return load(record["safetensors"].numpy().tobytes())
-    except (KeyError, SafetensorError) as error:
+        return content, load(content)
+    except SafetensorError as error:
         raise FederationError(f"The message holds no model ({error}).") from error
 
 
 def size_of(content: RecordDict) -> int:
     """Bytes of a message's parts, without the few that the transport adds."""
     return sum(record.count_bytes() for record in content.values())
+
+
+def _blob(content: bytes) -> ArrayRecord:
+    return ArrayRecord({"bytes": Array(np.frombuffer(content, np.uint8))})
+
+
+def _bytes(record: ArrayRecord) -> bytes:
+    try:
+        return record["bytes"].numpy().tobytes()
+    except (KeyError, ValueError, TypeError) as error:
+        raise FederationError(f"A part of the message is none that we know ({error}).") from error
+
+
+def _named(about: dict[str, object]) -> str:
+    if about.keys() != {"site", "run", "number"}:
+        return "nothing"
+    return f"site {about['site']!r}, run {about['run']!r}, round {about['number']!r}"

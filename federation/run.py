@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.checkpoint import read_records
-from federation.control import ControlClient, SuperLinkUnreachable
+from federation.control import ControlClient, RunStatus, SuperLinkUnreachable
 from federation.credentials import locate
 from federation.deployment import credentials_folder
 from federation.errors import FederationError
@@ -29,6 +29,11 @@ JOIN_SECONDS = 60.0
 START_SECONDS = 60.0
 # A SuperLink that crashed is given this long to be started again.
 RECOVERY_SECONDS = 60.0
+# A ServerApp that dies as often as this within one round dies of the run itself.
+MOST_DEATHS = 5
+# How Flower begins the details of a run whose ServerApp raised an exception; one that was killed
+# has other details.
+_RAISED = "ServerApp failed with exception: "
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class FederatedResult:
     rounds : list of dict
         One a round: "round", "loss" (mean training loss), "metrics" (validation metrics of the
         round's global model), "bytes_down", "bytes_up", "seconds", "sites" (metrics by site),
-        "trained" (examples and loss by site), "refused" (sentence by site, of unusable updates).
+        "trained" (examples and loss by site), "refused" (sentence by site that did not count).
     """
 
     artifact: Path
@@ -63,14 +68,8 @@ def federate(
     *,
     address: str,
     sites: Iterable[str],
-    rounds: int = 5,
-    local_epochs: int = 1,
-    strategy: str = "fedavg",
-    proximal_mu: float = 0.0,
-    fraction: float = 1.0,
-    seed: int = 0,
-    round_timeout: float = 1800.0,
     progress: Progress | None = None,
+    **how: Any,
 ) -> FederatedResult:
     """Train a model on the sites' data without moving the data.
 
@@ -89,31 +88,21 @@ def federate(
     address : str
         "host:port" of the SuperLink.
     sites : iterable of str
-        Names of the sites that take part; all must be enrolled and connected.
-    rounds, local_epochs, strategy, proximal_mu, fraction, seed, round_timeout
-        See :class:`federation.settings.RunSettings`.
+        Names of the sites that take part; all must be enrolled, and a quorum connected.
     progress : callable, optional
         Called with the finished rounds, all rounds and a text, at every change.
+    how
+        The other settings: see :class:`federation.settings.RunSettings`.
 
     Raises
     ------
     FederationError
         If a setting is not usable, the folder holds another run, the SuperLink does not answer,
-        a site is missing or fails, or an update cannot be used.
+        or too few sites give a usable answer.
     KeyboardInterrupt
         On Ctrl-C, after the run was stopped on the SuperLink.
     """
-    settings = RunSettings(
-        folder=Path(run).absolute(),
-        sites=tuple(sorted(sites)),
-        rounds=rounds,
-        local_epochs=local_epochs,
-        strategy=strategy,
-        proximal_mu=proximal_mu,
-        fraction=fraction,
-        seed=seed,
-        round_timeout=round_timeout,
-    )
+    settings = RunSettings(folder=Path(run).absolute(), sites=tuple(sorted(sites)), **how)
     report = _Report(settings, progress)
     _prepare(settings, Path(initial))
     if not _artifact(settings).exists():
@@ -134,9 +123,14 @@ class _Report:
         self._progress = progress
         self._reported = -1
 
+    @property
+    def done(self) -> int:
+        """Rounds that were reported so far."""
+        return max(self._reported, 0)
+
     def say(self, text: str) -> None:
         if self._progress is not None:
-            self._progress(max(self._reported, 0), self._settings.rounds, text)
+            self._progress(self.done, self._settings.rounds, text)
 
     def update(self) -> None:
         for record in read_records(self._settings.folder)[self._reported + 1 :]:
@@ -153,7 +147,7 @@ def _describe(record: dict[str, Any], rounds: int) -> str:
         f"round {record['round']} of {rounds}: loss {record['loss']:.4f}, {quality}, "
         f"{len(record['trained'])} sites, {megabytes:.1f} MB, {record['seconds']:.1f} s"
     )
-    return " ".join([text, *(f"Refused: {why}" for why in record["refused"].values())])
+    return " ".join([text, *(f"Without: {why}" for why in record["refused"].values())])
 
 
 def _artifact(settings: RunSettings) -> Path:
@@ -196,25 +190,55 @@ def _digest(artifact: Path) -> str:
 
 
 def _run(control: ControlClient, settings: RunSettings, report: _Report) -> None:
-    """Submit the run, unless it is under way, and follow it to its end."""
+    """Submit the run, unless it is under way, and follow it to its end.
+
+    A ServerApp that was killed takes nothing along: the run is submitted again and goes on after
+    its last finished round.
+    """
     note = _note(settings)
     number = int(note.read_text()) if note.exists() else None
     status = control.status(number) if number is not None else None
-    if number is None or status is None or status.phase == "finished":
+    if status is None or status.phase == "finished":
         report.say("waiting for the sites")
         _await_sites(control, settings)
-        number = control.start(build_bundle(), settings.to_config())
-        write_private(note, str(number).encode())
-    try:
-        report.say(f"run {number} on {', '.join(settings.sites)}")
-        _follow(control, number, settings, report)
-    except KeyboardInterrupt:
-        with contextlib.suppress(FederationError):
-            control.stop(number)
-        raise
+        number = _submit(control, settings)
+    deaths = 0
+    while True:
+        done = report.done
+        try:
+            report.say(f"run {number} on {', '.join(settings.sites)}")
+            status = _follow(control, number, settings, report)
+        except KeyboardInterrupt:
+            with contextlib.suppress(FederationError):
+                control.stop(number)
+            raise
+        if status.outcome == "completed":
+            return
+        if status.outcome == "stopped":
+            raise FederationError(
+                f"Run {number} was stopped: call again to go on after the last finished round."
+            )
+        if status.details.startswith(_RAISED):
+            sentence = status.details.removeprefix(_RAISED)
+            raise FederationError(f"{sentence} (Log: {settings.folder / 'server.log'})")
+        deaths = 1 if report.done > done else deaths + 1
+        if deaths > MOST_DEATHS:
+            raise FederationError(
+                f"The ServerApp died {deaths} times without finishing a round "
+                f"({status.details}): read the log of the server SuperExec."
+            )
+        report.say(f"the ServerApp has died ({status.details}): the run is taken up again")
+        number = _submit(control, settings)
+
+
+def _submit(control: ControlClient, settings: RunSettings) -> int:
+    number = control.start(build_bundle(), settings.to_config())
+    write_private(_note(settings), str(number).encode())
+    return number
 
 
 def _await_sites(control: ControlClient, settings: RunSettings) -> None:
+    """Wait until all sites are there, or for a while until there are enough."""
     deadline = time.monotonic() + JOIN_SECONDS
     while True:
         known = control.sites()
@@ -226,6 +250,8 @@ def _await_sites(control: ControlClient, settings: RunSettings) -> None:
         if not offline:
             return
         if time.monotonic() > deadline:
+            if len(settings.sites) - len(offline) >= settings.quorum * len(settings.sites):
+                return
             raise FederationError(
                 f"Not connected: {', '.join(offline)}. Start the SuperNode there, or read its log."
             )
@@ -234,7 +260,8 @@ def _await_sites(control: ControlClient, settings: RunSettings) -> None:
 
 def _follow(
     control: ControlClient, number: int, settings: RunSettings, report: _Report
-) -> None:
+) -> RunStatus:
+    """Report on a submitted run until it has ended, and tell how."""
     submitted = answered = time.monotonic()
     while True:
         try:
@@ -247,21 +274,12 @@ def _follow(
             continue
         report.update()
         if status is None:
-            raise FederationError(
-                f"The SuperLink has lost run {number}: call again to go on after the last round."
-            )
+            return RunStatus("finished", "failed", f"the SuperLink has lost run {number}")
         if status.phase == "finished":
-            break
+            return status
         if status.phase == "pending" and time.monotonic() > submitted + START_SECONDS:
             control.stop(number)
             raise FederationError(
                 "Nothing takes up the run: start the server SuperExec, or read its log."
             )
         time.sleep(POLL_SECONDS)
-    if status.outcome == "stopped":
-        raise FederationError(
-            f"Run {number} was stopped: call again to go on after the last finished round."
-        )
-    if status.outcome != "completed":
-        details = status.details.removeprefix("ServerApp failed with exception: ")
-        raise FederationError(f"{details} (Log: {settings.folder / 'server.log'})")

@@ -35,7 +35,16 @@ class RunSettings:
     seed : int
         Decides which sites train in which round and seeds their training.
     round_timeout : float
-        Seconds within which every site must answer in a round.
+        Seconds that a site has for a round. Without its answer the round then goes on, if there
+        is a quorum; else it waits as long again, twice at most.
+    quorum : float
+        Share of the sites asked to train (in the last exchange: to evaluate) of which usable
+        answers are needed.
+    ask_again : float
+        Seconds after which a silent site gets its message a second time; then after twice as
+        long, and so on.
+    reply_limit : int
+        Most bytes that a site may send in a round; 0 for twice the model's and 1 MiB.
     """
 
     folder: Path
@@ -47,6 +56,9 @@ class RunSettings:
     fraction: float = 1.0
     seed: int = 0
     round_timeout: float = 1800.0
+    quorum: float = 0.5
+    ask_again: float = 120.0
+    reply_limit: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that no run could follow."""
@@ -67,6 +79,12 @@ class RunSettings:
             0 < self.round_timeout < math.inf, "round_timeout", self.round_timeout,
             "use a number of seconds above 0",
         )
+        _require(0 < self.quorum <= 1, "quorum", self.quorum, "use a number in (0, 1]")
+        _require(
+            0 < self.ask_again < math.inf, "ask_again", self.ask_again,
+            "use a number of seconds above 0",
+        )
+        _require(self.reply_limit >= 0, "reply_limit", self.reply_limit, "use 0 or more bytes")
 
     def to_config(self) -> dict[str, str | int | float | bool]:
         """Write the settings as a Flower run configuration (flat, with kebab-case keys)."""

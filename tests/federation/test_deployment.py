@@ -52,7 +52,7 @@ def test_a_site_is_told_only_its_own_files(
     assert paths == [
         str(tmp_path / "credentials/ca.crt"),
         str(tmp_path / "credentials/sites/north/node.key"),
-        f"site='north' data='{tmp_path / 'north'}'",
+        f"site='north' data='{tmp_path / 'north'}' state='{tmp_path / 'sites/north/runs'}'",
         str(tmp_path / "credentials/sites/north/superexec.secret"),
     ]
     assert environment["FLWR_HOME"] == str(tmp_path / "sites/north")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from safetensors.numpy import load_file
 
-from federation import client_app, server_app
-from federation.checkpoint import read_records
+from federation import client_app, exchange, files, server_app
+from federation.checkpoint import Checkpoint, read_records
+from federation.compression import Compression, encode
 from federation.errors import FederationError
-from federation.protocol import pack, unpack
+from federation.protocol import Reply
 from federation.run import _prepare
 from federation.settings import RunSettings
 from recsys.artifact import load_model, save_model
@@ -52,6 +57,7 @@ class LocalGrid:
         self._data = data
         self._tamper = tamper
         self._replies: dict[str, Message] = {}
+        self._homes = tempfile.TemporaryDirectory()
         self.exchanges = 0
         # Every app process has these, and messages are stamped with them.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
@@ -79,7 +85,11 @@ class LocalGrid:
         context = Context(
             run_id=1,
             node_id=message.metadata.dst_node_id,
-            node_config={"site": site, "data": str(self._data[site])},
+            node_config={
+                "site": site,
+                "data": str(self._data[site]),
+                "state": str(Path(self._homes.name, site)),
+            },
             state=RecordDict(),
             run_config={},
         )
@@ -197,35 +207,98 @@ def test_only_the_chosen_share_of_the_sites_trains(shop: Shop, tmp_path: Path) -
     assert all(set(record["sites"]) == {"north", "south"} for record in records)
 
 
-def test_a_poisoned_update_is_left_out_and_named(shop: Shop, tmp_path: Path) -> None:
-    def poison(site: str, reply: Message) -> Message:
-        if site == "south" and "delta" in reply.content:
-            sent = unpack(reply.content["delta"])
-            next(iter(sent.values())).flat[0] = np.nan
-            reply.content["delta"] = pack(sent)
-        return reply
+def south(change: Callable[[Message], Message | None]) -> Callable[[str, Message], Message | None]:
+    """Tamper with what the site "south" sends in rounds, not with the last exchange."""
 
-    start(settings_of(tmp_path, shop, rounds=1), LocalGrid(shop.data, poison))
+    def tamper(site: str, reply: Message) -> Message | None:
+        trained = not reply.has_error() and "train" in reply.content
+        return change(reply) if site == "south" and trained else reply
+
+    return tamper
+
+
+def rewritten(reply: Message, **changes: object) -> Message:
+    """The reply with some of its fields replaced."""
+    about = reply.content["reply"]
+    task = SimpleNamespace(run=about["run"], number=about["number"])
+    sent = Reply.from_content(reply.content, site=about["site"], task=task, limit=1 << 30)
+    reply.content = replace(sent, **changes).to_content()
+    return reply
+
+
+def delta_of(array: np.ndarray, name: str = "item_embedding.weight") -> dict[str, bytes]:
+    """A change as a broken site may send it: what :func:`encode` refuses to write, too."""
+    return {"delta": encode({name: array}, {}, Compression())[0]}
+
+
+def with_figure(reply: Message, **figures: float) -> Message:
+    reply.content["train"] = MetricRecord(dict(reply.content["train"]) | figures)
+    return reply
+
+
+def as_round(reply: Message, number: int) -> Message:
+    return rewritten(reply, number=number)
+
+
+def padded(reply: Message) -> Message:
+    return rewritten(reply, blobs={"delta": b"x" * 10_000_000})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda r: with_figure(r, loss=float("nan")), "a training loss of nan"),
+        (lambda r: with_figure(r, examples=-3), "trained on -3 interactions"),
+        (lambda r: rewritten(r, blobs={}), "no usable update: 'delta'"),
+        (lambda r: rewritten(r, blobs={"delta": b"junk"}), "no usable update: "),
+        (lambda r: rewritten(r, blobs=delta_of(np.ones((3, 3), np.float32))), "no usable update: "),
+        (lambda r: rewritten(r, blobs=delta_of(np.ones(3, np.float32), "x")), "changes 'x'"),
+        (lambda r: as_round(r, 7), "round 7 in place of site 'south', .* round 1"),
+        (lambda r: rewritten(r, run="another"), "run 'another', round 1 in place of"),
+        (lambda r: rewritten(r, site="north"), "sent the reply of site 'north'"),
+        (padded, "sent 10,.* bytes, more than the"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_and_named(
+    shop: Shop, tmp_path: Path, change: Callable, sentence: str
+) -> None:
+    start(settings_of(tmp_path, shop, rounds=1), LocalGrid(shop.data, south(change)))
     record = read_records(tmp_path)[1]
-    assert "Site 'south' sent NaN or infinity" in record["refused"]["south"]
+    assert re.search(sentence, record["refused"]["south"])
+    assert "site 'south'" in record["refused"]["south"].lower()
+    assert re.search(sentence, (tmp_path / "server.log").read_text())
     assert list(record["trained"]) == ["north"]
     assert all(np.isfinite(array).all() for array in weights(tmp_path / "artifact").values())
 
 
-def test_a_round_without_usable_updates_stops_the_run(shop: Shop, tmp_path: Path) -> None:
-    def spoil(site: str, reply: Message) -> Message:
-        reply.content["train"]["loss"] = float("nan")
+def test_metrics_that_are_no_numbers_are_left_out(shop: Shop, tmp_path: Path) -> None:
+    def spoil(reply: Message) -> Message:
+        reply.content["validation"] = MetricRecord({"HR@10": float("nan"), "users": 3})
         return reply
 
-    with pytest.raises(FederationError, match="No usable update.*'north'.*'south'"):
+    start(settings_of(tmp_path, shop, rounds=1), LocalGrid(shop.data, south(spoil)))
+    first, second = read_records(tmp_path)
+    assert list(first["sites"]) == ["north"] and first["metrics"]["users"] == 60
+    assert "no usable metrics" in second["refused"]["south"]
+
+
+def test_a_round_below_its_quorum_stops_the_run(shop: Shop, tmp_path: Path) -> None:
+    def spoil(site: str, reply: Message) -> Message:
+        return with_figure(reply, loss=float("nan"))
+
+    with pytest.raises(FederationError, match="0 of the 1 usable answers.*'north'.*'south'"):
         start(settings_of(tmp_path, shop), LocalGrid(shop.data, spoil))
     assert not (tmp_path / "artifact").exists()
 
 
 def test_a_site_that_fails_is_named_with_its_reason(shop: Shop, tmp_path: Path) -> None:
     data = shop.data | {"south": tmp_path / "nowhere"}
-    with pytest.raises(FederationError, match="Site 'south' failed: .*nowhere"):
-        start(settings_of(tmp_path / "run", shop), LocalGrid(data))
+    start(settings_of(tmp_path / "half", shop, rounds=1), LocalGrid(data))
+    assert re.search(
+        "Site 'south' failed: .*nowhere", read_records(tmp_path / "half")[1]["refused"]["south"]
+    )
+    with pytest.raises(FederationError, match="1 of the 2 usable .*Site 'south' failed: .*nowhere"):
+        start(settings_of(tmp_path / "all", shop, quorum=1.0), LocalGrid(data))
 
 
 def test_a_site_with_another_catalogue_is_named(shop: Shop, tmp_path: Path) -> None:
@@ -236,18 +309,48 @@ def test_a_site_with_another_catalogue_is_named(shop: Shop, tmp_path: Path) -> N
         start(settings, LocalGrid(shop.data))
 
 
-def test_a_silent_site_is_named(shop: Shop, tmp_path: Path) -> None:
-    grid = LocalGrid(shop.data, lambda site, reply: reply if site == "north" else None)
-    with pytest.raises(FederationError, match="No answer from site 'south' in round 1 within 0.3"):
-        start(settings_of(tmp_path, shop, round_timeout=0.3), grid)
+def test_a_silent_site_is_left_out_and_may_come_back(shop: Shop, tmp_path: Path) -> None:
+    def late(reply: Message) -> Message | None:
+        return None if reply.content["reply"]["number"] == 1 else reply
+
+    settings = settings_of(tmp_path, shop, round_timeout=0.3, ask_again=9)
+    start(settings, LocalGrid(shop.data, south(late)))
+    _, first, second = read_records(tmp_path)
+    assert "No answer from site 'south' within 0.3 s" in first["refused"]["south"]
+    assert list(first["trained"]) == ["north"]
+    assert list(second["trained"]) == ["north", "south"] and second["refused"] == {}
 
 
-def test_a_missing_site_is_named(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_below_the_quorum_a_round_waits_three_deadlines(shop: Shop, tmp_path: Path) -> None:
+    grid = LocalGrid(shop.data, south(lambda reply: None))
+    with pytest.raises(FederationError, match="No answer from site 'south' within 0.3 s"):
+        start(settings_of(tmp_path, shop, round_timeout=0.1, quorum=1.0), grid)
+    assert (tmp_path / "server.log").read_text().count("waits for its quorum: site 'south'") == 2
+
+
+def test_a_reply_that_was_lost_is_asked_for_again_and_has_the_same_bytes(
+    shop: Shop, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(server_app, "JOIN_SECONDS", 0.2)
-    with pytest.raises(FederationError, match="Not connected: site 'south'. Start the SuperNode"):
-        start(settings_of(tmp_path, shop), LocalGrid({"north": shop.data["north"]}))
+    start(settings_of(tmp_path / "whole", shop, rounds=1), LocalGrid(shop.data))
+    sent = []
+
+    def lose_the_first(reply: Message) -> Message | None:
+        sent.append(reply.content["delta"]["bytes"].data)
+        return None if len(sent) == 1 else reply
+
+    grid = LocalGrid(shop.data, south(lose_the_first))
+    start(settings_of(tmp_path / "lost", shop, rounds=1, ask_again=0.01), grid)
+    assert len(sent) > 1 and len(set(sent)) == 1
+    assert same(weights(tmp_path / "whole/artifact"), weights(tmp_path / "lost/artifact"))
+    assert read_records(tmp_path / "lost")[1]["refused"] == {}
+
+
+def test_a_missing_site_is_asked_when_it_comes(shop: Shop, tmp_path: Path) -> None:
+    grid = LocalGrid(shop.data)
+    nodes, looks = grid.get_nodes(), iter(range(9))
+    grid.get_nodes = lambda: nodes[: 1 + (next(looks) > 2)]
+    start(settings_of(tmp_path, shop, rounds=1), grid)
+    assert list(read_records(tmp_path)[1]["trained"]) == ["north", "south"]
 
 
 class GridWithALostLink(LocalGrid):
@@ -281,7 +384,7 @@ class GridWithALostLink(LocalGrid):
 def test_a_lost_link_fails_no_site_and_the_work_resumes(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_app, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(exchange, "MOST_POLL_SECONDS", 0.001)
     start(settings_of(tmp_path / "whole", shop), LocalGrid(shop.data))
     grid = GridWithALostLink(shop.data, "south", absent=4)
     start(settings_of(tmp_path / "lost", shop), grid)
@@ -291,9 +394,32 @@ def test_a_lost_link_fails_no_site_and_the_work_resumes(
     assert lost[1]["bytes_down"] > whole[1]["bytes_down"]
 
 
-def test_a_link_that_stays_lost_ends_the_run_with_the_sites_name(
-    shop: Shop, tmp_path: Path
-) -> None:
+def test_a_link_that_stays_lost_leaves_the_site_out(shop: Shop, tmp_path: Path) -> None:
     grid = GridWithALostLink(shop.data, "south", absent=float("inf"))
-    with pytest.raises(FederationError, match="No answer from site 'south' in round 1 within 0.3"):
-        start(settings_of(tmp_path, shop, round_timeout=0.3), grid)
+    start(settings_of(tmp_path, shop, round_timeout=0.3), grid)
+    for record in read_records(tmp_path)[1:]:
+        assert "No answer from site 'south' within 0.3 s" in record["refused"]["south"]
+        assert list(record["trained"]) == ["north"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_later(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(settings_of(tmp_path / "whole", shop), LocalGrid(shop.data))
+    settings = settings_of(tmp_path / "full", shop)
+    written = files.os.fsync
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").count("checkpoint") and grid.exchanges == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(descriptor)
+
+    grid = LocalGrid(shop.data)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(FederationError, match="checkpoint.* cannot be written .No space left"):
+            start(settings, grid)
+    assert Checkpoint.load(settings.folder).number == 1
+    assert not list(settings.folder.glob(".checkpoint*")), "half a file is left"
+    start(settings, LocalGrid(shop.data))
+    assert same(weights(tmp_path / "whole/artifact"), weights(settings.folder / "artifact"))

@@ -21,6 +21,9 @@ def test_a_run_configuration_carries_all_settings() -> None:
         fraction=0.5,
         seed=4,
         round_timeout=60.0,
+        quorum=0.75,
+        ask_again=30.0,
+        reply_limit=1000,
     )
     assert RunSettings.from_config(settings.to_config()) == settings
 
@@ -36,6 +39,9 @@ def test_a_run_configuration_carries_all_settings() -> None:
         ({"proximal_mu": 0.1}, "proximal_mu is 0.1: only the strategy fedprox uses it."),
         ({"fraction": 1.5}, "fraction is 1.5: use a number in (0, 1]."),
         ({"round_timeout": 0.0}, "round_timeout is 0.0: use a number of seconds above 0."),
+        ({"quorum": 0.0}, "quorum is 0.0: use a number in (0, 1]."),
+        ({"ask_again": -1.0}, "ask_again is -1.0: use a number of seconds above 0."),
+        ({"reply_limit": -1}, "reply_limit is -1: use 0 or more bytes."),
     ],
 )
 def test_a_wrong_setting_is_named(wrong: dict, sentence: str) -> None:
