@@ -33,7 +33,7 @@ def write_settings(home: Path, sites: int) -> None:
     """An environment `many`: `local` with more sites, over six zones."""
     settings = yaml.safe_load((SHIPPED / "local.yaml").read_text())
     settings["zones"] = [f"{settings['region']}{letter}" for letter in "abcdef"]
-    settings["ports"]["supernode"] = 20000
+    settings["ports"] |= {"supernode": 20000, "gateway": 21000}
     settings["sites"] = [
         {
             "name": f"site-{number:03}",

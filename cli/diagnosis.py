@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from cli.application import PROJECT
 from cli.environment import Environment, engine_root
 from cli.findings import Finding
+from cli.fleet_proxy import proxy_program
 from cli.gpu_health import gpu_findings
 from cli.serving import ServingError, find_java
 
@@ -18,7 +19,8 @@ def diagnose(environment: Environment) -> list[Finding]:
     """Look at everything an environment needs on this machine, and at its GPU pool."""
     findings = [_packages(), _engine(), _language_host(), _java()]
     if environment.is_local:
-        findings += [_plugins(environment), _passphrase(environment), _space(environment)]
+        findings += [_plugins(environment), _passphrase(environment), _space(environment),
+                     _proxy()]  # fmt: skip
     if engine_root().joinpath("bin", "pulumi").exists():
         findings += gpu_findings(environment)
     return findings
@@ -85,6 +87,13 @@ def _space(environment: Environment) -> Finding:
     place = next(p for p in [environment.folder, *environment.folder.parents] if p.exists())
     free = shutil.disk_usage(place).free / 2**30
     return Finding("Disk", free > 2, f"{free:.0f} GiB free at {place}", "free some space")
+
+
+def _proxy() -> Finding:
+    """Not needed to work, so that its absence is no failure."""
+    program = proxy_program()
+    lack = "not installed: sites reach the whole SuperLink (sudo apt-get install nginx-light)"
+    return Finding("Proxy for sites", True, program or lack, "")
 
 
 def _first_line(command: list[str]) -> str | None:

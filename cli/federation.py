@@ -27,8 +27,10 @@ from cli.learning import (
 from cli.promotion import promote
 from cli.rounds import Observe, figures_of
 from cli.stores import require_not_private
+from federation import deployment
 from federation.audit import AuditLog
 from federation.checkpoint import read_records
+from federation.credentials import locate
 from federation.errors import FederationError
 from federation.history import find_run, past_runs
 
@@ -45,6 +47,7 @@ def federate(
     *,
     observe: Observe | None = None,
     wandb_project: str | None = None,
+    sites: list[str] | None = None,
 ) -> Trained:
     """Train a stored model further where the sites' users are.
 
@@ -61,6 +64,8 @@ def federate(
         Told of each round's record.
     wandb_project
         Report to Weights & Biases too.
+    sites
+        Sites that take part; by default all that are enrolled, if they run elsewhere and connected.
     """
     from federation.run import federate as run_federation
     from recsys.tracking import Tracker
@@ -70,13 +75,13 @@ def federate(
     parent = store.resolve(reference)
     source = lineage_of(store, parent, "data")
     interactions = load_data(environment, source["address"])
-    sites = [site.name for site in environment.settings.sites]
+    sites = participants(environment) if sites is None else sites
     if source["address"] != SYNTHETIC:
         require_not_private(source["address"], f"the sites {', '.join(sites)}")
-    hand_out(environment, interactions, sites)
-    key = sha256(repr((parent, sorted(how.items()))).encode()).hexdigest()
+    hand_out(environment, interactions)
+    key = sha256(repr((parent, sites, sorted(how.items()))).encode()).hexdigest()
     run = runs_folder(environment) / f"federate-{key[:12]}"
-    request = {"parent": parent, "how": how, "wandb_project": wandb_project}
+    request = {"parent": parent, "how": how, "sites": sites, "wandb_project": wandb_project}
     write_text(run / "request.json", json.dumps(request))
     # Written anew from the records: a caller that was killed may have missed rounds.
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
@@ -150,6 +155,7 @@ def resume(
         progress,
         observe=observe,
         wandb_project=request["wandb_project"],
+        sites=request["sites"],
     )
 
 
@@ -222,10 +228,27 @@ def audited_round(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def hand_out(environment: Environment, interactions: Interactions, sites: list[str]) -> None:
-    """Write each site's own users into its folder."""
+def participants(environment: Environment) -> list[str]:
+    """The settings' sites that were not removed, and others that are connected now."""
+    folder = deployment.credentials_folder(environment.federation)
+    register = locate(folder).register
+    own = [site.name for site in environment.settings.sites]
+    elsewhere = set(register.sites()) - set(own)
+    if elsewhere:
+        address = f"127.0.0.1:{environment.settings.ports.superlink}"
+        known = deployment.sites(environment.federation, address=address)
+        elsewhere &= {name for name, site in known.items() if site.status == "online"}
+    return [name for name in own if name not in register.removed()] + sorted(elsewhere)
+
+
+def hand_out(environment: Environment, interactions: Interactions) -> None:
+    """Write the users of each of the settings' sites into its folder.
+
+    A site that is removed keeps its users: they do not fall to others.
+    """
     from recsys.data.interactions import write_interactions
 
+    sites = [site.name for site in environment.settings.sites]
     homes = [site_of(user, len(sites)) for user in interactions.users]
     for number, site in enumerate(sites):
         own = [index for index, home in enumerate(homes) if home == number]

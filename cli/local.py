@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+from cli.enrolment import note_enrolment
 from cli.environment import Environment
+from cli.fleet_proxy import proxy_command, proxy_program
 from cli.processes import Part, Supervisor
 from cli.production import serving_client
 from cli.serving import torchserve_command
 from federation import credentials, deployment
 
 LOOPBACK = "127.0.0.1"
+PROXY = "fleet"
 
 
 @dataclass(frozen=True)
@@ -103,21 +107,52 @@ class LocalServers:
                 superlink_environment,
             ),
             Part("serverapps", superexec, {}, _at_once, superexec_environment),
+            *self._proxy(),
         ]
+
+    def _proxy(self) -> list[Part]:
+        """The proxy through which sites reach the SuperLink, where this machine has nginx."""
+        program = proxy_program()
+        if program is None:
+            return []
+        port = self.environment.settings.ports.fleet
+        command = proxy_command(
+            program,
+            self._flower / "proxy",
+            credentials.locate(deployment.credentials_folder(self._flower)),
+            host=LOOPBACK,
+            port=port,
+            superlink=self.environment.settings.ports.superlink,
+        )
+        return [Part(PROXY, command, {"ports.fleet": port}, lambda: _listens(port), {})]
 
     @cached_property
     def site_nodes(self) -> list[Part]:
-        """A SuperNode and its ClientApp runner for each site."""
+        """A gateway to the proxy, a SuperNode and its ClientApp runner for each site.
+
+        Without nginx there is no proxy, and the SuperNodes call the SuperLink itself.
+        """
+        settings = self.environment.settings
         credentials.issue(deployment.credentials_folder(self._flower), self._sites)
-        threads = max(1, (os.cpu_count() or 1) // len(self._sites))
+        threads = max(1, (os.cpu_count() or 1) // max(1, len(self._sites)))
+        proxied = proxy_program() is not None
         parts = []
-        for site, port in self.environment.settings.supernode_ports().items():
+        for site in self._sites:
+            port, gateway_port = settings.supernode_ports()[site], settings.gateway_ports()[site]
+            if proxied:
+                gateway, gateway_environment = deployment.gateway_command(
+                    self._flower, site, port=gateway_port, proxy=self.proxy_address
+                )
+                ports = {f"ports.gateway (of {site})": gateway_port}
+                ready = partial(_listens, gateway_port)
+                parts.append(Part(f"{site}-gateway", gateway, ports, ready, gateway_environment))
             node, node_environment = deployment.supernode_command(
                 self._flower,
                 site,
                 data=self.environment.folder / "sites" / site,
-                superlink=self.superlink_address,
+                superlink=f"{LOOPBACK}:{gateway_port}" if proxied else self.superlink_address,
                 runtime_port=port,
+                gateway=proxied,
             )
             apps, apps_environment = deployment.client_executor_command(
                 self._flower, site, runtime_port=port, threads=threads
@@ -132,12 +167,19 @@ class LocalServers:
         """host:port of the SuperLink."""
         return f"{LOOPBACK}:{self.environment.settings.ports.superlink}"
 
+    @property
+    def proxy_address(self) -> str:
+        """host:port at which sites find the SuperLink's proxy."""
+        return f"{LOOPBACK}:{self.environment.settings.ports.fleet}"
+
     def start_sites(self, supervisor: Supervisor) -> list[str]:
         """Enrol the sites at the SuperLink and start their nodes; name those that did not run."""
         alive = supervisor.alive()
         if all(part.name in alive for part in self.site_nodes):
             return []
         deployment.enrol(self._flower, self._sites, address=self.superlink_address)
+        for site in self._sites:
+            note_enrolment(self.environment, site)
         return supervisor.start(self.site_nodes)
 
     @property
@@ -146,7 +188,11 @@ class LocalServers:
 
     @property
     def _sites(self) -> list[str]:
-        return [site.name for site in self.environment.settings.sites]
+        """The settings' sites but for those that hybrid site remove has cut off."""
+        folder = deployment.credentials_folder(self._flower)
+        removed = credentials.locate(folder).register.removed()
+        names = [site.name for site in self.environment.settings.sites]
+        return [name for name in names if name not in removed]
 
 
 def fake_gcs_program() -> str:
@@ -170,6 +216,11 @@ def _answers(url: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 def _at_once() -> bool:

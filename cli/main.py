@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Report on a stored model, with 95 % intervals.",
     "compare": "Tell whether two stored models differ.",
     "federate": "Train across the sites with Flower; store the result.",
+    "site": "Enrol sites, cut them off, read the audit log.",
     "accelerate": "Prune, quantise and export a stored model; store the result.",
     "deploy": "Serve a stored model through TorchServe.",
     "recommend": "Ask the served model for a user's next items.",

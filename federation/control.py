@@ -6,7 +6,8 @@ A thin client of Flower's Control API over TLS. Nothing here needs a Flower home
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from federation.credentials import Credentials
 from federation.errors import FederationError
 
 if TYPE_CHECKING:
+    from flwr.proto.node_pb2 import NodeInfo
     from google.protobuf.message import Message
 
 # Longest wait for the end of a run that was told to stop.
@@ -36,11 +38,14 @@ class Site:
         "registered" (never seen), "online" or "offline".
     public_key : bytes
         PEM form of the key that it was enrolled with.
+    seen : str
+        In ISO 8601: now for a site that is online, else when it went offline; empty if never seen.
     """
 
     node: int
     status: str
     public_key: bytes
+    seen: str = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class ControlClient:
 
         response = self._call("ListNodes", ListNodesRequest())
         return {
-            node.name: Site(node.node_id, node.status, node.public_key)
+            node.name: Site(node.node_id, node.status, node.public_key, _seen(node))
             for node in response.nodes_info
             if node.name and node.status != "unregistered"
         }
@@ -141,6 +146,15 @@ class ControlClient:
             self._call("RegisterNode", RegisterNodeRequest(public_key=public_key, name=name))
         enrolled = self.sites()
         return {name: enrolled[name] for name in credentials.sites}
+
+    def remove(self, site: str) -> bool:
+        """Refuse every further call of a site's SuperNode; tell whether it was enrolled."""
+        from flwr.proto.control_pb2 import UnregisterNodeRequest
+
+        present = self.sites().get(site)
+        if present is not None:
+            self._call("UnregisterNode", UnregisterNodeRequest(node_id=present.node))
+        return present is not None
 
     def start(self, bundle: bytes, config: dict[str, str | int | float | bool]) -> int:
         """Submit a run of the app in `bundle` with its settings overridden by `config`.
@@ -212,6 +226,13 @@ class ControlClient:
             raise FederationError(
                 f"The SuperLink at {self._address} refused {method}: {reason}"
             ) from error
+
+
+def _seen(node: NodeInfo) -> str:
+    """The SuperLink keeps no time of each heartbeat, only when they began and ceased."""
+    if node.status == "online":
+        return datetime.now(UTC).isoformat(timespec="seconds")
+    return node.last_deactivated_at or node.last_activated_at
 
 
 class SuperLinkUnreachable(FederationError):

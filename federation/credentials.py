@@ -1,40 +1,57 @@
 """Keys and certificates of a federation: who the SuperLink is, and who may join it.
 
-Trust has three parts. A private certificate authority signs the SuperLink's TLS certificate, so
-sites know whom they talk to. Every site has its own EC key pair; the SuperLink admits only
-SuperNodes whose public key was enrolled. A shared secret lets the processes that execute apps
-prove to the SuperLink (or to their SuperNode) that they belong to it.
+Trust has four parts. A private certificate authority signs the SuperLink's TLS certificate, so
+sites know whom they talk to. It also signs one client certificate for each site, which the proxy
+before the SuperLink asks for, and the list of those that are revoked. Every site has its own EC
+key pair besides; the SuperLink admits only SuperNodes whose public key was enrolled. A shared
+secret lets the processes that execute apps prove to the SuperLink (or to their SuperNode) that
+they belong to it.
 
 Layout under the given folder; every file has mode 0600::
 
     ca.crt  ca.key  server.crt  server.key  superexec.secret
+    revoked.crl  register.json
     sites/<site>/node.key  node.pub  superexec.secret
+                 client.crt  client.key  gateway.crt  gateway.key
 """
 
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import re
 import secrets
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from federation.certificates import (
+    alternatives,
+    alternatives_of,
+    ends,
+    leaf,
+    read_certificate,
+    read_key,
+    revocation_list,
+    root,
+    signed_by,
+    unreadable,
+    write_pair,
+)
 from federation.errors import FederationError
 from federation.files import write_private
+from federation.register import SiteRegister
 
 LOCAL_NAMES = ("localhost", "127.0.0.1")
 AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
 # Public authorities cap server certificates at 398 days and TLS stacks have begun to enforce it.
 SERVER_LIFETIME = datetime.timedelta(days=397)
-# Renewing early means that a certificate does not run out during a long federation.
-RENEWAL_MARGIN = datetime.timedelta(days=30)
+CLIENT_LIFETIME = SERVER_LIFETIME
 
 _SITE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -51,11 +68,19 @@ class SiteCredentials:
         Its public half, which the SuperLink must know before the SuperNode may connect.
     superexec_secret : Path
         Shared by the SuperNode and the SuperExec that runs its ClientApps.
+    client_certificate, client_key : Path
+        TLS identity of the site before the SuperLink's proxy.
+    gateway_certificate, gateway_key : Path
+        TLS identity of the site's gateway on its own loopback; signed by nobody else.
     """
 
     private_key: Path
     public_key: Path
     superexec_secret: Path
+    client_certificate: Path
+    client_key: Path
+    gateway_certificate: Path
+    gateway_key: Path
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,10 @@ class Credentials:
         TLS identity of the SuperLink.
     superexec_secret : Path
         Shared by the SuperLink and the SuperExec that runs its ServerApps.
+    revoked : Path
+        List of the sites' certificates that are no longer good.
+    register : SiteRegister
+        Which sites there were, with their certificates' serial numbers.
     sites : dict of str to SiteCredentials
         By site name, in the order given.
     """
@@ -81,6 +110,8 @@ class Credentials:
     server_certificate: Path
     server_key: Path
     superexec_secret: Path
+    revoked: Path
+    register: SiteRegister
     sites: dict[str, SiteCredentials]
 
 
@@ -99,6 +130,8 @@ def locate(folder: Path, sites: Iterable[str] = ()) -> Credentials:
         server_certificate=folder / "server.crt",
         server_key=folder / "server.key",
         superexec_secret=folder / "superexec.secret",
+        revoked=folder / "revoked.crl",
+        register=SiteRegister(folder / "register.json"),
         sites={site: _locate_site(folder, site) for site in sites},
     )
 
@@ -127,11 +160,46 @@ def issue(folder: Path, sites: Iterable[str], *, names: Iterable[str] = ()) -> C
     authority, authority_key = _issue_authority(credentials)
     _issue_server(credentials, authority, authority_key, sorted({*LOCAL_NAMES, *names}))
     _issue_secret(credentials.superexec_secret)
-    for site in credentials.sites.values():
+    for name, site in credentials.sites.items():
         site.private_key.parent.mkdir(mode=0o700, exist_ok=True)
         _issue_secret(site.superexec_secret)
         _issue_node_key(site)
+        _issue_client(credentials, name, authority, authority_key)
+        _issue_gateway(site)
+    if not _lists(credentials.revoked, authority):
+        _write_revoked(credentials, authority, authority_key)
     return credentials
+
+
+def revoke(folder: Path, site: str) -> Credentials:
+    """Put every certificate that a site ever had on the list, and delete its keys.
+
+    Its name stays in the register; see `SiteRegister`.
+    """
+    credentials = locate(folder, [site])
+    authority = read_certificate(credentials.authority)
+    if authority is None:
+        raise FederationError(f"{credentials.authority} does not exist: there is no federation.")
+    credentials.register.revoke(site)
+    _write_revoked(credentials, authority, read_key(credentials.authority_key))
+    shutil.rmtree(credentials.sites[site].private_key.parent, ignore_errors=True)
+    return credentials
+
+
+def _lists(path: Path, authority: x509.Certificate) -> bool:
+    """Whether there is a list that this authority signed."""
+    try:
+        present = x509.load_pem_x509_crl(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return present.is_signature_valid(authority.public_key())
+
+
+def _write_revoked(
+    credentials: Credentials, authority: x509.Certificate, key: ec.EllipticCurvePrivateKey
+) -> None:
+    listed = revocation_list(credentials.register.revoked(), authority, key)
+    write_private(credentials.revoked, listed)
 
 
 def _locate_site(folder: Path, site: str) -> SiteCredentials:
@@ -141,25 +209,19 @@ def _locate_site(folder: Path, site: str) -> SiteCredentials:
             "at most 63."
         )
     home = folder / "sites" / site
-    return SiteCredentials(home / "node.key", home / "node.pub", home / "superexec.secret")
+    names = ("node.key", "node.pub", "superexec.secret", "client.crt", "client.key",
+             "gateway.crt", "gateway.key")  # fmt: skip
+    return SiteCredentials(*(home / name for name in names))
 
 
 def _issue_authority(
     credentials: Credentials,
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    certificate = _read_certificate(credentials.authority)
-    if certificate is not None and credentials.authority_key.exists() and not _ends(certificate):
-        return certificate, _read_key(credentials.authority_key)
-    key = ec.generate_private_key(ec.SECP384R1())
-    name = _common_name("Hybrid federation authority")
-    certificate = (
-        _builder(name, name, key.public_key(), AUTHORITY_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .sign(key, hashes.SHA384())
-    )
-    write_private(credentials.authority_key, _pem(key))
-    write_private(credentials.authority, certificate.public_bytes(serialization.Encoding.PEM))
+    certificate = read_certificate(credentials.authority)
+    if certificate is not None and credentials.authority_key.exists() and not ends(certificate):
+        return certificate, read_key(credentials.authority_key)
+    certificate, key = root("Hybrid federation authority", AUTHORITY_LIFETIME)
+    write_pair(credentials.authority, credentials.authority_key, certificate, key)
     return certificate, key
 
 
@@ -169,35 +231,48 @@ def _issue_server(
     authority_key: ec.EllipticCurvePrivateKey,
     names: list[str],
 ) -> None:
-    alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
-    present = _read_certificate(credentials.server_certificate)
+    wanted = alternatives(names)
+    present = read_certificate(credentials.server_certificate)
     if (
         present is not None
         and credentials.server_key.exists()
-        and not _ends(present)
-        and _alternatives(present) == alternatives
-        and _signed_by(present, authority)
+        and not ends(present)
+        and alternatives_of(present) == wanted
+        and signed_by(present, authority)
     ):
         return
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
-        _builder(
-            _common_name("Hybrid SuperLink"), authority.subject, key.public_key(), SERVER_LIFETIME
-        )
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(alternatives, critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
-            critical=False,
-        )
-        .sign(authority_key, hashes.SHA384())
-    )
-    write_private(credentials.server_key, _pem(key))
-    write_private(
-        credentials.server_certificate, certificate.public_bytes(serialization.Encoding.PEM)
-    )
+    usage = ExtendedKeyUsageOID.SERVER_AUTH
+    pair = leaf("Hybrid SuperLink", usage, authority, authority_key, SERVER_LIFETIME, wanted)
+    write_pair(credentials.server_certificate, credentials.server_key, *pair)
+
+
+def _issue_client(
+    credentials: Credentials,
+    name: str,
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+) -> None:
+    site = credentials.sites[name]
+    present = read_certificate(site.client_certificate)
+    if (
+        present is not None
+        and site.client_key.exists()
+        and not ends(present)
+        and signed_by(present, authority)
+    ):
+        return
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    certificate, key = leaf(name, usage, authority, authority_key, CLIENT_LIFETIME)
+    # Noted first: what was issued must be revocable, even after a crash between the two.
+    credentials.register.note(name, certificate.serial_number)
+    write_pair(site.client_certificate, site.client_key, certificate, key)
+
+
+def _issue_gateway(site: SiteCredentials) -> None:
+    if site.gateway_certificate.exists() and site.gateway_key.exists():
+        return
+    pair = root("Hybrid site gateway", AUTHORITY_LIFETIME, alternatives(LOCAL_NAMES))
+    write_pair(site.gateway_certificate, site.gateway_key, *pair)
 
 
 def _issue_secret(path: Path) -> None:
@@ -225,101 +300,10 @@ def _issue_node_key(site: SiteCredentials) -> None:
         write_private(site.public_key, public)
 
 
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
-    lifetime: datetime.timedelta,
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        # Sites' clocks may be a little behind the machine that issues.
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + lifetime)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-    )
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _common_name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _alternatives(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
-    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-
-
-def _ends(certificate: x509.Certificate) -> bool:
-    return certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC) + RENEWAL_MARGIN
-
-
-def _signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except Exception:  # a bad signature and a foreign issuer raise different, unrelated types
-        return False
-    return True
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _read_certificate(path: Path) -> x509.Certificate | None:
-    if not path.exists():
-        return None
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except ValueError as error:
-        raise _unreadable(path) from error
-
-
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except ValueError as error:
-        raise _unreadable(path) from error
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return key
-
-
 def _read_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except ValueError as error:
-        raise _unreadable(path) from error
+        raise unreadable(path) from error
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return key
-
-
-def _unreadable(path: Path) -> FederationError:
-    return FederationError(f"{path} is damaged: delete it and issue the credentials again.")

@@ -7,6 +7,8 @@ SuperLink                     keeps runs, messages and enrolled keys; TLS on one
 server SuperExec              starts a ServerApp process for every submitted run
 SuperNode (one per site)      fetches the site's messages from the SuperLink
 client executor (per site)    runs a ClientApp process for every message
+gateway (per site)            carries the SuperNode's calls to the proxy before the
+                              SuperLink, with the site's certificate
 ============================  ======================================================
 
 Apps run outside the SuperLink and the SuperNodes (Flower's process isolation), so a ServerApp
@@ -76,7 +78,13 @@ def server_superexec_command(folder: Path, *, port: int) -> Command:
 
 
 def supernode_command(
-    folder: Path, site: str, *, data: Path, superlink: str, runtime_port: int
+    folder: Path,
+    site: str,
+    *,
+    data: Path,
+    superlink: str,
+    runtime_port: int,
+    gateway: bool = False,
 ) -> Command:
     """Command of a site's SuperNode.
 
@@ -90,11 +98,14 @@ def supernode_command(
     data : Path
         The site's interactions, the only data that its ClientApps read.
     superlink : str
-        "host:port" of the SuperLink.
+        "host:port" of the SuperLink, or of the site's gateway.
     runtime_port : int
         Loopback port on which the site's client executor reaches the SuperNode.
+    gateway : bool
+        Whether `superlink` is the gateway, which has a certificate of its own.
     """
     files = _files(folder, site)
+    authority = files.sites[site].gateway_certificate if gateway else files.authority
     data = Path(data).absolute()
     state = _home(folder, "sites", site) / "runs"
     for path in (data, state):
@@ -103,12 +114,22 @@ def supernode_command(
     argv = [
         _program("flower-supernode"),
         *("--superlink", superlink),
-        *("--root-certificates", str(files.authority)),
+        *("--root-certificates", str(authority)),
         *("--auth-supernode-private-key", str(files.sites[site].private_key)),
         *("--node-config", f"site='{site}' data='{data}' state='{state}'"),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(files.sites[site].superexec_secret)),
         *("--host", LOOPBACK, "--port", str(runtime_port)),
+    ]
+    return argv, _environment(_home(folder, "sites", site))
+
+
+def gateway_command(folder: Path, site: str, *, port: int, proxy: str) -> Command:
+    """Command of a site's gateway on the loopback's `port`, to the proxy at "host:port"."""
+    argv = [
+        *(sys.executable, "-m", "federation.gateway"),
+        *("--credentials", str(credentials_folder(folder))),
+        *("--site", site, "--port", str(port), "--proxy", proxy),
     ]
     return argv, _environment(_home(folder, "sites", site))
 

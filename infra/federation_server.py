@@ -22,6 +22,7 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
 
 from infra import pods, quotas
+from infra.fleet_proxy import FleetProxy, proxy_configuration
 from infra.namespaces import guarded_namespace
 
 PART = "superlink"
@@ -112,7 +113,7 @@ class FederationServer(pulumi.ComponentResource):
             opts=own,
         )
         self.certificate = certificate.cert_pem
-        text = proxy_configuration(args.port)
+        text = proxy_configuration(fleet_proxy(args.port))
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         proxy = ConfigMap(
             name, metadata=metadata(f"{PART}-{digest}"), data={"nginx.conf": text}, opts=own
@@ -277,39 +278,15 @@ def containers(args: FederationServerArgs) -> list[dict[str, Any]]:
     ]
 
 
-def proxy_configuration(superlink: int) -> str:
-    """Configuration of nginx: the Fleet API and the health check go through, nothing else."""
-    temporary = "".join(
-        f"    {kind}_temp_path /tmp/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    passed = f"proxy_pass https://127.0.0.1:{superlink};"
-    return (
-        "pid /tmp/nginx.pid;\n"
-        "error_log stderr warn;\n"
-        "events {}\n"
-        "http {\n"
-        f"{temporary}"
-        "    access_log off;\n"
-        "    client_max_body_size 0;\n"
-        "    server {\n"
-        f"        listen {FLEET} ssl;\n"
-        "        server_tokens off;\n"
-        "        ssl_protocols TLSv1.2 TLSv1.3;\n"
-        f"        ssl_certificate {CREDENTIALS}/{CERTIFICATE};\n"
-        f"        ssl_certificate_key {CREDENTIALS}/{KEY};\n"
-        "        proxy_http_version 1.1;\n"
-        "        proxy_request_buffering off;\n"
-        "        proxy_buffering off;\n"
-        "        proxy_read_timeout 300s;\n"
-        "        proxy_ssl_verify on;\n"
-        "        proxy_ssl_name localhost;\n"
-        f"        proxy_ssl_trusted_certificate {CREDENTIALS}/{CERTIFICATE};\n"
-        f"        location /v1/fleet/ {{ {passed} }}\n"
-        f"        location = /health {{ {passed} }}\n"
-        "        location / { return 403; }\n"
-        "    }\n"
-        "}\n"
+def fleet_proxy(superlink: int) -> FleetProxy:
+    """The proxy within the pod."""
+    return FleetProxy(
+        listen=str(FLEET),
+        superlink=superlink,
+        folder="/tmp",
+        certificate=f"{CREDENTIALS}/{CERTIFICATE}",
+        key=f"{CREDENTIALS}/{KEY}",
+        trusted=f"{CREDENTIALS}/{CERTIFICATE}",
     )
 
 

@@ -77,13 +77,18 @@ class TorchServePorts(_Section):
 
 
 class Ports(_Section):
-    """Ports on this machine, for `local`; `supernode` is the first site's, the next follow it."""
+    """Ports on this machine, for `local`.
+
+    `supernode` and `gateway` are the first site's; those of the next sites follow them.
+    """
 
     moto: Port
     gcs: Port
     kubernetes: Port
     superlink: Port
+    fleet: Port
     supernode: Port
+    gateway: Port
     torchserve: TorchServePorts
 
 
@@ -340,6 +345,11 @@ class Settings(_Section):
         pool = self.gpu_pool
         return self.k3s is not None and pool.maximum > 0 and pool.cloud == "aws"
 
+    def gateway_ports(self) -> dict[str, int]:
+        """Port of each site's gateway, for `local`."""
+        first = self.ports.gateway if self.ports else 0
+        return {site.name: first + number for number, site in enumerate(self.sites)}
+
     def supernode_ports(self) -> dict[str, int]:
         """Port of each site's SuperNode on this machine, by site name."""
         first = self.ports.supernode if self.ports else 0
@@ -424,9 +434,10 @@ class Settings(_Section):
         if any(site.hosts for site in self.sites):
             raise ValueError("sites with hosts need kind 'cloud': kind 'local' installs no k3s")
         torchserve = self.ports.torchserve.model_dump()
-        used = self.ports.model_dump(exclude={"torchserve", "supernode"})
+        used = self.ports.model_dump(exclude={"torchserve", "supernode", "gateway"})
         used |= {f"torchserve.{key}": port for key, port in torchserve.items()}
         used |= {f"supernode of {site}": port for site, port in self.supernode_ports().items()}
+        used |= {f"gateway of {site}": port for site, port in self.gateway_ports().items()}
         owners: dict[int, str] = {}
         for key, port in used.items():
             if port in owners:

@@ -19,6 +19,7 @@ def commands(tmp_path: Path) -> dict[str, deployment.Command]:
         "supernode": deployment.supernode_command(
             tmp_path, "north", data=tmp_path / "north", superlink="10.0.0.7:9000", runtime_port=9001
         ),
+        "gateway": deployment.gateway_command(tmp_path, "north", port=9002, proxy="example.com:1"),
         "executor": deployment.client_executor_command(tmp_path, "north", runtime_port=9001),
     }
 
@@ -28,7 +29,7 @@ def test_no_secret_is_in_a_command_or_its_environment(
 ) -> None:
     folder = deployment.credentials_folder(tmp_path)
     secrets = [path.read_text() for path in folder.rglob("*") if path.suffix in (".key", ".secret")]
-    assert len(secrets) == 5
+    assert len(secrets) == 7
     for argv, environment in commands.values():
         told = " ".join([*argv, *environment.values()])
         assert not [secret for secret in secrets if secret in told]

@@ -10,8 +10,9 @@ from infra.federation_server import (
     FederationServer,
     FederationServerArgs,
     containers,
-    proxy_configuration,
+    fleet_proxy,
 )
+from infra.fleet_proxy import proxy_configuration
 
 ARGS = FederationServerArgs(
     namespace="federation",
@@ -32,8 +33,9 @@ def seen(declare):
 
 
 def test_the_proxy_passes_the_fleet_api_and_health_and_nothing_else():
-    text = proxy_configuration(8000)
-    passed = re.findall(r"location (.*?) \{ proxy_pass https://127\.0\.0\.1:8000; \}", text)
+    text = proxy_configuration(fleet_proxy(8000))
+    assert re.search(r"upstream superlink \{\s+server 127\.0\.0\.1:8000;", text)
+    passed = re.findall(r"location (.*?) \{ proxy_pass https://superlink; \}", text)
     assert passed == ["/v1/fleet/", "= /health"]
     assert "location / { return 403; }" in text
     assert text.count("{") == text.count("}")

@@ -67,7 +67,8 @@ class User:
     def open_ports(self) -> list[int]:
         """Those of the environment's ports that somebody answers on."""
         numbers = [p for p in self.ports.values() if isinstance(p, int)]
-        numbers += [self.ports["supernode"] + 1, *self.ports["torchserve"].values()]
+        numbers += [self.ports["supernode"] + 1, self.ports["gateway"] + 1]
+        numbers += [*self.ports["torchserve"].values()]
         return [port for port in numbers if _is_open(port)]
 
 
@@ -76,10 +77,10 @@ def user(tmp_path_factory: pytest.TempPathFactory):
     """A user with nothing yet; what is left at the end of the module is torn down."""
     home = tmp_path_factory.mktemp("home")
     settings = yaml.safe_load((PROJECT / "stacks" / "environments" / "local.yaml").read_text())
-    base = _free_block(8)
+    base = _free_block(11)
     settings["ports"] = {
         "moto": base, "gcs": base + 1, "kubernetes": base + 2, "superlink": base + 3,
-        "supernode": base + 4,
+        "supernode": base + 4, "fleet": base + 8, "gateway": base + 9,
         "torchserve": {"inference": base + 6, "management": base + 7},
     }  # fmt: skip
     (home / "environments").mkdir()

@@ -130,7 +130,7 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "  moto: 18610",
             "  motto: 18610",
             "ports.moto is missing; ports.motto is not a setting; the keys allowed there are "
-            "moto, gcs, kubernetes, superlink, supernode, torchserve.",
+            "moto, gcs, kubernetes, superlink, fleet, supernode, gateway, torchserve.",
         ),
         (
             "    management: 18651",

@@ -1,0 +1,103 @@
+"""Configuration of the nginx in front of a SuperLink: sites reach the Fleet API, and nothing else.
+
+The Control API, which starts runs, takes calls without credentials, and the Runtime API serves the
+SuperLink's own processes; both share Flower's one port with the Fleet API.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FLEET_PATH = "/v1/fleet/"
+TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+@dataclass(frozen=True)
+class FleetProxy:
+    """What the proxy needs to know; all paths are absolute.
+
+    Parameters
+    ----------
+    listen
+        Address and port for the sites, as nginx writes them.
+    superlink
+        Port of the SuperLink on the same machine's loopback.
+    folder
+        For its process id and temporary files.
+    certificate, key
+        Its TLS identity.
+    trusted
+        Who must have signed the SuperLink's certificate.
+    sites_authority
+        Who must have signed a site's certificate; None asks sites for none.
+    revoked
+        List of the sites' certificates that are no longer good.
+    """
+
+    listen: str
+    superlink: int
+    folder: str
+    certificate: str
+    key: str
+    trusted: str
+    sites_authority: str | None = None
+    revoked: str | None = None
+
+
+def proxy_configuration(proxy: FleetProxy) -> str:
+    """Text of nginx.conf."""
+    temporary = "".join(
+        f'    {kind}_temp_path "{proxy.folder}/{kind}";\n' for kind in TEMPORARY
+    )
+    return (
+        f'pid "{proxy.folder}/nginx.pid";\n'
+        "error_log stderr warn;\n"
+        "events {}\n"
+        "http {\n"
+        f"{temporary}"
+        "    access_log off;\n"
+        "    client_max_body_size 0;\n"
+        "    upstream superlink {\n"
+        f"        server 127.0.0.1:{proxy.superlink};\n"
+        "        keepalive 16;\n"
+        "    }\n"
+        "    server {\n"
+        f"        listen {proxy.listen} ssl;\n"
+        "        server_tokens off;\n"
+        "        ssl_protocols TLSv1.2 TLSv1.3;\n"
+        f'        ssl_certificate "{proxy.certificate}";\n'
+        f'        ssl_certificate_key "{proxy.key}";\n'
+        f"{_site_certificates(proxy)}"
+        "        proxy_http_version 1.1;\n"
+        '        proxy_set_header Connection "";\n'
+        "        proxy_request_buffering off;\n"
+        "        proxy_buffering off;\n"
+        "        proxy_read_timeout 300s;\n"
+        "        proxy_ssl_verify on;\n"
+        "        proxy_ssl_name localhost;\n"
+        f'        proxy_ssl_trusted_certificate "{proxy.trusted}";\n'
+        f"        location {FLEET_PATH} {{ proxy_pass https://superlink; }}\n"
+        "        location = /health { proxy_pass https://superlink; }\n"
+        "        location / { return 403; }\n"
+        "    }\n"
+        "}\n"
+    )
+
+
+def _site_certificates(proxy: FleetProxy) -> str:
+    """Let nobody in without a certificate of the authority that is not on the list.
+
+    A session that is taken up again would not be held against the list: there are none. 401 is what
+    a SuperNode ends at; nginx's own 400 it would take for a passing fault.
+    """
+    if proxy.sites_authority is None:
+        return ""
+    return (
+        f'        ssl_client_certificate "{proxy.sites_authority}";\n'
+        f'        ssl_crl "{proxy.revoked}";\n'
+        "        ssl_verify_client on;\n"
+        "        ssl_session_cache off;\n"
+        "        ssl_session_tickets off;\n"
+        "        error_page 495 496 = @stranger;\n"
+        "        location @stranger { return 401; }\n"
+    )
