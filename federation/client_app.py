@@ -11,12 +11,14 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from federation.compression import Compression, encode
 from federation.errors import FederationError
+from federation.privacy.rounds import Terms, train_round
 from federation.protocol import Reply, Task, read_model, vocabulary_digest
 from federation.site_state import Kept, SiteState
 from federation.updates import Weights, difference
@@ -51,13 +53,19 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Messa
     with state.alone():
         reply = state.answer(task.number, request)
         if reply is None:
-            reply, kept = _work(task, received, context, parts, state.before(task.number))
+            kept = state.before(task.number)
+            reply, kept = _work(task, received, context, parts, kept, request)
             state.save(request, reply, kept)
     return Message(reply.to_content(), reply_to=message)
 
 
 def _work(
-    task: Task, received: Weights, context: Context, parts: tuple[str, ...], kept: Kept
+    task: Task,
+    received: Weights,
+    context: Context,
+    parts: tuple[str, ...],
+    kept: Kept,
+    request: str,
 ) -> tuple[Reply, Kept]:
     """The reply to a task, and what the site carries on to the next round."""
     site = str(context.node_config["site"])
@@ -71,20 +79,26 @@ def _work(
     blobs = {}
     if task.train:
         began = time.monotonic()
-        loss = train_local(
-            model,
-            split.train,
-            recipe,
-            epochs=task.local_epochs,
-            seed=_seed(task, site),
-            proximal_mu=task.proximal_mu,
-        )
+        if task.privacy:
+            loss = train_round(
+                model, split.train, recipe, Terms.from_text(task.privacy),
+                Path(str(context.node_config["state"])), run=task.run, site=site,
+                number=task.number, request=request, epochs=task.local_epochs,
+            )  # fmt: skip
+            # The number of users is taken as public, how much they did is not.
+            examples = int((np.diff(split.train.offsets) >= 2).sum())
+        else:
+            loss = train_local(
+                model, split.train, recipe, epochs=task.local_epochs, seed=_seed(task, site),
+                proximal_mu=task.proximal_mu,
+            )  # fmt: skip
+            examples = len(split.train.sequence)
         trained = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
         delta = difference(trained, received)
         blobs["delta"], residual = encode(delta, kept.get("residual", {}), Compression())
         kept = kept | {"residual": residual}
         figures["train"] = {
-            "examples": len(split.train.sequence),
+            "examples": examples,
             "loss": loss,
             "seconds": time.monotonic() - began,
         }

@@ -46,6 +46,8 @@ class Task:
         :func:`vocabulary_digest` of the model's items.
     local_epochs, proximal_mu, seed
         See :class:`federation.settings.RunSettings`.
+    privacy : str
+        :class:`federation.privacy.rounds.Terms` as text; empty for training without privacy.
     """
 
     run: str
@@ -56,6 +58,7 @@ class Task:
     local_epochs: int
     proximal_mu: float
     seed: int
+    privacy: str = ""
 
     def to_record(self) -> ConfigRecord:
         """Write the task as a part of a message."""

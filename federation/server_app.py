@@ -28,6 +28,8 @@ from federation.errors import FederationError
 from federation.exchange import Exchange, exchange
 from federation.files import new_folder
 from federation.metrics import average_metrics, check_metrics
+from federation.privacy.ledger import LEDGER, Ledger, budget_spent
+from federation.privacy.rounds import Terms, agree_terms, charge, keep_with_model
 from federation.protocol import Reply, Task, vocabulary_digest, write_model
 from federation.selection import select
 from federation.settings import RunSettings
@@ -67,6 +69,7 @@ def _run(grid: Grid, settings: RunSettings) -> None:
     initial = load_model(run / "initial")
     state = Checkpoint.load(run) or Checkpoint(0, _weights_of(initial), {}, [{"round": 0}])
     strategy = make_strategy(settings)
+    terms = _terms(settings)
     task = Task(
         run=identity(run),
         number=0,
@@ -76,18 +79,27 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         local_epochs=settings.local_epochs,
         proximal_mu=settings.proximal_mu,
         seed=settings.seed,
+        privacy=terms.to_text() if terms else "",
     )
     for number in range(state.number + 1, settings.rounds + 1):
         log.info("round %d of %d", number, settings.rounds)
         began = time.monotonic()
         chosen = select(settings.sites, number, fraction=settings.fraction, seed=settings.seed)
         asked = replace(task, number=number)
-        result = _exchange(grid, settings, state.weights, asked, chosen)
+        try:
+            spent = _pay(settings, terms, asked, chosen)
+            result = _exchange(grid, settings, state.weights, asked, chosen)
+        except FederationError as error:
+            if not budget_spent(error):
+                raise
+            log.warning("the run ends after round %d: %s", state.number, error)
+            state.records[-1]["halted"] = str(error)
+            break
         _complete(state.records[-1], result)
         write_records(run, state.records)
         updates = [result.answers[site].update for site in chosen if site in result.answers]
         weights, memory = strategy.aggregate(state.weights, updates, state.strategy)
-        record = _record(number, updates, result, time.monotonic() - began)
+        record = _record(number, updates, result, time.monotonic() - began) | spent
         state = Checkpoint(number, weights, memory, [*state.records, record])
         state.save(run)
     last = replace(task, number=settings.rounds + 1)
@@ -98,6 +110,28 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         {site: answer.reply.figures["test"] for site, answer in result.answers.items()}
     )
     _write_artifact(run, initial, state.weights, metrics)
+
+
+def _terms(settings: RunSettings) -> Terms | None:
+    """Terms of a private run."""
+    if not settings.dp_epsilon:
+        return None
+    return agree_terms(
+        settings.folder, epsilon=settings.dp_epsilon, delta=settings.dp_delta,
+        clip=settings.dp_clip, rounds=settings.rounds, local_epochs=settings.local_epochs,
+    )  # fmt: skip
+
+
+def _pay(
+    settings: RunSettings, terms: Terms | None, task: Task, chosen: list[str]
+) -> dict[str, float]:
+    """Charge a round to the run's ledger; the ε then spent, for the round's record."""
+    if terms is None:
+        return {}
+    ledger = Ledger(settings.folder / LEDGER)
+    requests = [(site, "") for site in chosen]  # a round of a run is asked only once
+    epochs = settings.local_epochs
+    return {"epsilon": charge(ledger, terms, task.run, task.number, requests, epochs)}
 
 
 @dataclass(frozen=True)
@@ -176,3 +210,4 @@ def _write_artifact(
     )
     with new_folder(run / "artifact") as folder:
         save_model(folder, initial.model, initial.recipe, initial.items, metrics)
+        keep_with_model(run, folder)

@@ -10,6 +10,8 @@ from pathlib import Path
 from federation.errors import FederationError
 
 STRATEGIES = ("fedavg", "fedprox")
+# Those that change how a site trains.
+LOCAL_RULES = ("fedprox", "scaffold")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class RunSettings:
     ask_again : float
         Seconds after which a silent site gets its message a second time; then after twice as
         long, and so on.
+    dp_epsilon, dp_delta : float
+        Budget of user-level differential privacy, over all that went into the model; ε of 0 for
+        none (see :mod:`federation.privacy.rounds`).
+    dp_clip : float
+        Largest norm of what one user adds to a step of private training.
     reply_limit : int
         Most bytes that a site may send in a round; 0 for twice the model's and 1 MiB.
     """
@@ -58,6 +65,9 @@ class RunSettings:
     round_timeout: float = 1800.0
     quorum: float = 0.5
     ask_again: float = 120.0
+    dp_epsilon: float = 0.0
+    dp_delta: float = 1e-6
+    dp_clip: float = 1.0
     reply_limit: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +93,15 @@ class RunSettings:
         _require(
             0 < self.ask_again < math.inf, "ask_again", self.ask_again,
             "use a number of seconds above 0",
+        )
+        _require(
+            0 <= self.dp_epsilon < math.inf, "dp_epsilon", self.dp_epsilon, "use 0 (none) or more"
+        )
+        _require(0 < self.dp_delta < 1, "dp_delta", self.dp_delta, "use a number in (0, 1)")
+        _require(0 < self.dp_clip < math.inf, "dp_clip", self.dp_clip, "use a number above 0")
+        _require(
+            not self.dp_epsilon or self.strategy not in LOCAL_RULES, "strategy", self.strategy,
+            "private training has no rule of its own at the site; use fedavg with dp_epsilon",
         )
         _require(self.reply_limit >= 0, "reply_limit", self.reply_limit, "use 0 or more bytes")
 

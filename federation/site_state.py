@@ -9,6 +9,7 @@ Layout under the given folder::
 
     <run>/lock                    held while a message is worked on
     <run>/<number>.safetensors    reply of a round and what was kept after it
+    site.key, privacy.jsonl       of all runs, see federation.privacy.rounds
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ class SiteState:
         return {int(path.stem) for path in self._folder.glob("[0-9]*.safetensors")}
 
     def _forget_old_runs(self) -> None:
-        runs = sorted(self._runs.iterdir(), key=lambda run: run.stat().st_mtime, reverse=True)
+        runs = [path for path in self._runs.iterdir() if path.is_dir()]
+        runs = sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)
         for run in runs[RUNS:]:
             shutil.rmtree(run, ignore_errors=True)
 

@@ -21,6 +21,13 @@ from cli.options import environment_option, json_option
               show_default=True)
 @click.option("--proximal-mu", type=click.FloatRange(0), default=0.0,
               help="Weight of FedProx's proximal term.")
+@click.option("--dp-epsilon", type=click.FloatRange(0), default=0.0,
+              help="Budget of user-level differential privacy, over all that went into the model; "
+                   "0 for none.")
+@click.option("--dp-delta", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+              default=1e-6, show_default=True, help="δ that goes with --dp-epsilon.")
+@click.option("--dp-clip", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+              help="Largest norm of what a user adds to a step of private training.")
 @click.option("--wandb", "wandb_project", metavar="PROJECT",
               help="Report to Weights & Biases as well; TensorBoard is written in any case.")
 @json_option

@@ -27,6 +27,20 @@ LEDGER = "privacy.jsonl"
 class BudgetSpent(FederationError):
     """The next round would exceed the privacy budget."""
 
+    def __init__(self, site: str, epsilon: float, budget: float, delta: float) -> None:
+        super().__init__(
+            f"{_SPENT} {site!r} does not allow another round: epsilon would be {epsilon:.2f} of "
+            f"{budget:g} at delta {delta:g}."
+        )
+
+
+_SPENT = "The privacy budget of site"
+
+
+def budget_spent(error: FederationError) -> bool:
+    """Whether an error is a spent budget's: a site's own comes to the server as text."""
+    return _SPENT in str(error)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -120,10 +134,7 @@ class Ledger:
             for site in {entry.site for entry in entries}:
                 after = epsilon([entry.release for entry in wanted if entry.site == site], delta)
                 if wanted != present and after > budget:
-                    raise BudgetSpent(
-                        f"The privacy budget of site {site!r} does not allow another round: "
-                        f"epsilon would be {after:.2f} of {budget:g} at delta {delta:g}."
-                    )
+                    raise BudgetSpent(site, after, budget, delta)
             if wanted != present:
                 lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in wanted)
                 write_private(self.path, lines.encode())
