@@ -1,5 +1,5 @@
 # setup: install what is missing. demo: the whole job on this machine. test: all tests. bench: the figures.
-.PHONY: setup demo test test-teardown bench lock
+.PHONY: setup demo test test-teardown kubernetes test-kubernetes bench lock
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,6 +15,13 @@ test: $(STAMP)
 # Stops an `up` after each of its calls to AWS, one at a time; the suite does so for some.
 test-teardown: $(STAMP)
 	HYBRID_EVERY_CUT=1 $(BIN)/python -m pytest -n 0 tests/journeys/test_teardown.py
+
+# Builds a real Kubernetes API once; test-kubernetes applies to it all that layer `platform` declares.
+kubernetes: $(STAMP)
+	$(BIN)/python tools/kubernetes.py
+
+test-kubernetes: kubernetes
+	$(BIN)/python -m pytest -n 0 tests/kubernetes
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

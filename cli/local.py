@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from cli.enrolment import note_enrolment
 from cli.environment import Environment
 from cli.fleet_proxy import proxy_command, proxy_program
+from cli.kubernetes import kubernetes_parts
 from cli.processes import Part, Supervisor
 from cli.production import serving_client
 from cli.serving import torchserve_command
@@ -42,16 +43,7 @@ class LocalServers:
         """Stand-ins for AWS, GCS and a Kubernetes API; a settings' own endpoint replaces one."""
         settings = self.environment.settings
         ports = settings.ports
-        parts = [
-            _part(
-                "kubernetes",
-                [sys.executable, "-m", "infra.offline.kubernetes_api",
-                 "--port", str(ports.kubernetes),
-                 "--folder", str(self.environment.folder / "kubernetes")],
-                {"ports.kubernetes": ports.kubernetes},
-                f"http://{LOOPBACK}:{ports.kubernetes}/healthz",
-            )
-        ]  # fmt: skip
+        parts = kubernetes_parts(self.environment)
         if settings.aws.endpoint is None:
             parts.append(
                 _part(

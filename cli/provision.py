@@ -13,6 +13,7 @@ from cli.engine import Engine
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.files import write_text
+from cli.kubernetes import kubernetes_folder
 from cli.local import LocalServers
 from cli.planning import require_policies
 from cli.preflight import require_account, require_instance_types
@@ -141,6 +142,7 @@ def down(
     ended = [state.name for state in supervisor.states() if state.pid]
     supervisor.stop()
     _emulators_file(environment).unlink(missing_ok=True)
+    shutil.rmtree(kubernetes_folder(environment), ignore_errors=True)
     if purge:
         shutil.rmtree(environment.folder)
     return Provisioned(layers, ended, None, time.monotonic() - start)

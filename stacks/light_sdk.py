@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 # Of the other packages, which are small, programs use the nested classes themselves.
-PACKAGES = frozenset({"pulumi_aws", "pulumi_gcp", "pulumi_kubernetes"})
+PACKAGES = frozenset({"pulumi_aws", "pulumi_azure", "pulumi_gcp", "pulumi_kubernetes"})
 NESTED_TYPES = frozenset({"_inputs", "outputs"})
 
 # Where a class's name is cut for its file's: BucketIAMMember is in bucket_iam_member.py.

@@ -8,16 +8,16 @@ import pulumi
 
 from infra import k3s
 from infra.private_cluster import ClusterHost, PrivateCluster, PrivateClusterArgs
-from stacks.providers import local_kubeconfig
-from stacks.settings import PROJECT, K3s, Settings, Site
+from stacks.settings import PROJECT, K3s, Settings, Site, home
 
 
 def program(environment: str, settings: Settings) -> None:
     """Declare the layer's resources and outputs."""
-    if settings.kubernetes_endpoint is not None:
+    if settings.kind == "local":
         args = PrivateClusterArgs(
             namespaces=[site.name for site in settings.sites],
-            kubeconfig=local_kubeconfig(settings.kubernetes_endpoint),
+            # Its path: what leads to the API, and with which key, stays out of the state.
+            kubeconfig=str(home() / environment / "kubernetes" / "kubeconfig"),
         )
         clusters = [PrivateCluster(f"hybrid-{environment}", args)]
     else:

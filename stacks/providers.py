@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pulumi
-import yaml
 
 if TYPE_CHECKING:
     import pulumi_aws
@@ -80,15 +79,3 @@ def kubernetes_provider(kubeconfig: pulumi.Input[str]) -> pulumi_kubernetes.Prov
     import pulumi_kubernetes
 
     return pulumi_kubernetes.Provider("kubernetes", kubeconfig=kubeconfig)
-
-
-def local_kubeconfig(address: str) -> str:
-    """Kubeconfig of an API on this machine that asks for no credentials."""
-    named = {
-        "clusters": [{"name": "local", "cluster": {"server": address}}],
-        "users": [{"name": "local", "user": {}}],
-        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "local"}}],
-    }
-    return yaml.safe_dump(
-        {"apiVersion": "v1", "kind": "Config", "current-context": "local", **named}
-    )

@@ -80,6 +80,7 @@ class Ports(_Section):
     """Ports on this machine, for `local`.
 
     `supernode` and `gateway` are the first site's; those of the next sites follow them.
+    A real Kubernetes API also takes the two ports after its own.
     """
 
     moto: Port
@@ -311,6 +312,7 @@ class Settings(_Section):
     gcp: Gcp | None = None
     azure: Azure | None = None
     ports: Ports | None = None
+    kubernetes: Literal["recorded", "real"] = "recorded"
     network: Network
     sites: Annotated[tuple[Site, ...], Field(min_length=1)]
     k3s: K3s | None = None
@@ -336,7 +338,7 @@ class Settings(_Section):
 
     @property
     def kubernetes_endpoint(self) -> str | None:
-        """Address of this machine's Kubernetes API; None where k3s brings its own."""
+        """Address of this machine's recorded Kubernetes API; None where k3s brings its own."""
         return self._local_address("kubernetes") if self.ports else None
 
     @property
@@ -436,6 +438,8 @@ class Settings(_Section):
         torchserve = self.ports.torchserve.model_dump()
         used = self.ports.model_dump(exclude={"torchserve", "supernode", "gateway"})
         used |= {f"torchserve.{key}": port for key, port in torchserve.items()}
+        if self.kubernetes == "real":
+            used |= {f"kubernetes (+{n}, for etcd)": used["kubernetes"] + n for n in (1, 2)}
         used |= {f"supernode of {site}": port for site, port in self.supernode_ports().items()}
         used |= {f"gateway of {site}": port for site, port in self.gateway_ports().items()}
         owners: dict[int, str] = {}
@@ -447,6 +451,8 @@ class Settings(_Section):
     def _check_cloud(self) -> None:
         if self.ports is not None:
             raise ValueError("ports is only for kind 'local': leave it out")
+        if self.kubernetes != "recorded":
+            raise ValueError("kubernetes is only for kind 'local': kind 'cloud' installs k3s")
         if self.gpu_pool.cloud == "aws" and self.aws.account is None:
             raise ValueError(
                 "aws.account is missing: name the 12-digit account, so that no other is changed"
@@ -483,10 +489,14 @@ class Settings(_Section):
             )
 
 
+def home() -> Path:
+    """Folder with one subfolder for each environment: $HYBRID_HOME, else .hybrid in the project."""
+    return Path(os.environ.get("HYBRID_HOME") or PROJECT / ".hybrid").absolute()
+
+
 def settings_folders() -> list[Path]:
-    """Where settings files are looked for: first in $HYBRID_HOME, then among the shipped ones."""
-    home = Path(os.environ.get("HYBRID_HOME") or PROJECT / ".hybrid")
-    return [home / "environments", SHIPPED]
+    """Where settings files are looked for: first in the home, then among the shipped ones."""
+    return [home() / "environments", SHIPPED]
 
 
 def known_environments(folders: Sequence[Path] | None = None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,16 @@ settings.load_profile("hybrid")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the journeys begin first: they take longest, and other files can go beside them."""
     items.sort(key=lambda item: "journeys" not in item.path.parts)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not run, and why: nobody shall take it for proven."""
+    skipped = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.getreports("skipped")
+    )
+    for reason, number in sorted(skipped.items()):
+        terminalreporter.write_line(f"Not run ({number}): {reason}")
 
 
 @pytest.fixture(scope="session")

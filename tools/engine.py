@@ -26,10 +26,10 @@ LANGUAGE_HOST_VERSION = "3.79.0"
 TOOLS = Path(__file__).resolve().parent
 
 
-def cache_root() -> Path:
-    """Folder whose ``bin`` holds the engine; XDG_CACHE_HOME is obeyed."""
+def cache_root(part: str = "pulumi") -> Path:
+    """Folder whose ``bin`` holds what is built of one part; XDG_CACHE_HOME is obeyed."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "hybrid" / "pulumi"
+    return Path(cache) / "hybrid" / part
 
 
 @contextmanager
@@ -127,10 +127,13 @@ def build(root: Path) -> bool:
 
 
 def build_tool(
-    go: str, module: str, package: str, target: Path, *, version: str, flags: list[str]
-) -> None:
-    """Compile one package of a module under tools/ and put the program in place."""
-    setting = "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version"
+    go: str, module: str, package: str, target: Path, *, version: str, flags: list[str],
+    setting: str = "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version",
+) -> None:  # fmt: skip
+    """Compile one package of a module under tools/ and put the program in place.
+
+    ``setting`` is the Go variable that holds the version which the program tells.
+    """
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         program = Path(folder) / target.name
         subprocess.run(

@@ -200,8 +200,8 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "gpu_pool is 4, but must be a section with the keys cloud, instance_types, minimum, "
             "maximum, on_demand_base, spot_share, volume_gib, image_parameter, image, time_slices, "
             "device_plugin_image, autoscaler_image; spare is not a setting; the keys allowed there "
-            "are kind, backend, model_store, region, zones, aws, gcp, azure, ports, network, "
-            "sites, k3s, link, gpu_pool, object_stores, serving, federation, training, "
+            "are kind, backend, model_store, region, zones, aws, gcp, azure, ports, "
+            "kubernetes, network, sites, k3s, link, gpu_pool, object_stores, serving, federation, training, "
             "policy, budget.",
         ),
     ],
@@ -224,6 +224,11 @@ def test_a_wrong_value_is_told_with_key_value_and_choices(tmp_path, old, new, se
             "aws.account is missing: name the 12-digit account, so that no other is changed.",
         ),
         ("kind: cloud", "kind: local", "ports is missing, which kind 'local' needs."),
+        (
+            "kind: cloud",
+            "kind: cloud\nkubernetes: real",
+            "kubernetes is only for kind 'local': kind 'cloud' installs k3s.",
+        ),
         (
             "      - address: 10.71.0.12\n        role: server",
             "      - address: 10.71.0.12\n        role: agent",
