@@ -79,7 +79,7 @@ def _work(
     blobs = {}
     if task.train:
         began = time.monotonic()
-        if task.privacy:
+        if task.privacy != "none":
             loss = train_round(
                 model, split.train, recipe, Terms.from_text(task.privacy),
                 Path(str(context.node_config["state"])), run=task.run, site=site,

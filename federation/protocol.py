@@ -47,7 +47,7 @@ class Task:
     local_epochs, proximal_mu, seed
         See :class:`federation.settings.RunSettings`.
     privacy : str
-        :class:`federation.privacy.rounds.Terms` as text; empty for training without privacy.
+        :class:`federation.privacy.rounds.Terms` as text, or "none" (Flower counts no empty text).
     """
 
     run: str
@@ -58,7 +58,7 @@ class Task:
     local_epochs: int
     proximal_mu: float
     seed: int
-    privacy: str = ""
+    privacy: str = "none"
 
     def to_record(self) -> ConfigRecord:
         """Write the task as a part of a message."""

@@ -79,7 +79,7 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         local_epochs=settings.local_epochs,
         proximal_mu=settings.proximal_mu,
         seed=settings.seed,
-        privacy=terms.to_text() if terms else "",
+        privacy=terms.to_text() if terms else "none",
     )
     for number in range(state.number + 1, settings.rounds + 1):
         log.info("round %d of %d", number, settings.rounds)
