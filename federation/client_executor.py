@@ -10,6 +10,7 @@ task's token also stays out of the process list, where ``flower-superexec`` show
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
@@ -18,7 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-POLL_SECONDS = 0.1
+# Tasks follow one another; an idle site asks less often.
+LEAST_POLL_SECONDS = 0.02
+MOST_POLL_SECONDS = 0.1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> NoReturn:
@@ -65,16 +69,21 @@ def serve(address: str, secret: bytes) -> NoReturn:
     )
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     children: set[int] = set()
+    worked = time.monotonic()
     try:
         while True:
             answer = client.AcquireTask(request)
             if answer.token:
                 children.add(_fork(address, answer.token))
+                worked = time.monotonic()
             children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
-            time.sleep(POLL_SECONDS)
+            idle = time.monotonic() - worked
+            time.sleep(min(max(idle / 100, LEAST_POLL_SECONDS), MOST_POLL_SECONDS))
     finally:
+        # Not SIGTERM: a ClientApp that may still say that it ends says so without a reply, and
+        # the SuperNode waits for that reply for ever. One that vanishes is given up in a minute.
         for child in children:
-            os.kill(child, signal.SIGTERM)
+            os.kill(child, signal.SIGKILL)
         for child in children:
             os.waitpid(child, 0)
 
@@ -87,18 +96,17 @@ def _fork(address: str, token: str) -> int:
 
     import federation.client_app  # noqa: F401
 
-    parent = os.getpid()
     child = os.fork()
     if child:
         return child
     code = 1
     try:
+        _vanish_with_parent()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         run_clientapp(
             runtime_api_address=address,
             token=token,
             insecure=True,
-            parent_pid=parent,
             runtime_dependency_install=False,
         )
     except SystemExit as end:
@@ -108,6 +116,15 @@ def _fork(address: str, token: str) -> int:
         sys.stderr.flush()
         # Leaves without the clean-up that belongs to the parent.
         os._exit(code)
+
+
+def _vanish_with_parent() -> None:
+    """Have the kernel end this process with SIGKILL when its parent has ended.
+
+    Flower's own watch over the parent ends the ClientApp politely, which loses its message; see
+    the end of :func:`serve`.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:

@@ -74,7 +74,10 @@ def server_superexec_command(folder: Path, *, port: int) -> Command:
         *("--root-certificates", str(files.authority)),
         *("--superexec-auth-secret-file", str(files.superexec_secret)),
     ]
-    return argv, _environment(_home(folder, "superlink"))
+    environment = _environment(_home(folder, "superlink"))
+    # A submitted run otherwise waits for up to a second.
+    environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.25"
+    return argv, environment
 
 
 def supernode_command(

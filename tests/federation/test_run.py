@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,108 +20,24 @@ from recsys.artifact import load_model
 from recsys.data.interactions import load_interactions
 from recsys.data.split import leave_one_out
 from recsys.finetune import train_local
+from tests.federation.servers import PATIENCE, Servers, free_port
 
 if TYPE_CHECKING:
     from tests.federation.conftest import Shop
 
-PATIENCE = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
-
-
-@dataclass
-class Deployment:
-    """The processes of a federation, each in its own process group."""
-
-    folder: Path
-    port: int = field(default_factory=free_port)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def authority(self) -> Path:
-        return deployment.credentials_folder(self.folder) / "ca.crt"
-
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text()
-
-    def start(self, name: str, command: deployment.Command) -> subprocess.Popen[bytes]:
-        argv, environment = command
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                argv,
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        return self.processes[name]
-
-    def start_superlink(self) -> None:
-        self.start("superlink", deployment.superlink_command(self.folder, port=self.port))
-
-    def start_site(self, site: str, data: Path) -> None:
-        port = free_port()
-        node = deployment.supernode_command(
-            self.folder, site, data=data, superlink=self.address, runtime_port=port
-        )
-        executor = deployment.client_executor_command(
-            self.folder, site, runtime_port=port, threads=1
-        )
-        self.start(f"supernode-{site}", node)
-        self.start(f"executor-{site}", executor)
-
-    def await_superlink(self) -> None:
-        until(
-            lambda: deployment.superlink_ready(self.folder, address=self.address), "the SuperLink"
-        )
-
-    def stop(self) -> None:
-        for process in reversed(self.processes.values()):
-            process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            finally:
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-
-
 @pytest.fixture(scope="module")
-def running(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def running(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """A SuperLink with both of the shop's sites connected."""
-    up = Deployment(tmp_path_factory.mktemp("federation"))
+    up = Servers(tmp_path_factory.mktemp("federation"), shop.data)
     try:
-        issue(deployment.credentials_folder(up.folder), shop.data)
-        up.start_superlink()
-        up.await_superlink()
-        deployment.enrol(up.folder, shop.data, address=up.address)
-        up.start("superexec", deployment.server_superexec_command(up.folder, port=up.port))
-        for site, data in shop.data.items():
-            up.start_site(site, data)
+        up.start_all()
         yield up
     finally:
         up.stop()
 
 
 @pytest.fixture(scope="module")
-def finished(running: Deployment, shop: Shop) -> FederatedResult:
+def finished(running: Servers, shop: Shop) -> FederatedResult:
     """Two rounds, undisturbed."""
     return federate(
         running.folder,
@@ -182,7 +92,7 @@ def test_the_weights_are_the_sites_average(finished: FederatedResult, shop: Shop
 
 
 def test_a_finished_run_is_not_repeated(
-    finished: FederatedResult, running: Deployment, shop: Shop
+    finished: FederatedResult, running: Servers, shop: Shop
 ) -> None:
     again = federate(
         running.folder, shop.initial, running.folder / "run",
@@ -193,7 +103,7 @@ def test_a_finished_run_is_not_repeated(
 
 
 def test_a_folder_takes_no_second_run(
-    finished: FederatedResult, running: Deployment, shop: Shop
+    finished: FederatedResult, running: Servers, shop: Shop
 ) -> None:
     with pytest.raises(FederationError, match="holds a run with rounds 2, not 5: repeat"):
         federate(
@@ -203,7 +113,7 @@ def test_a_folder_takes_no_second_run(
 
 
 def test_a_run_outlives_its_caller_ctrl_c_stops_it_and_the_next_call_goes_on(
-    finished: FederatedResult, running: Deployment, shop: Shop
+    finished: FederatedResult, running: Servers, shop: Shop
 ) -> None:
     def call(progress: Callable[[int, int, str], None]) -> FederatedResult:
         return federate(
@@ -231,9 +141,8 @@ def test_a_run_outlives_its_caller_ctrl_c_stops_it_and_the_next_call_goes_on(
     first = (running.folder / "interrupted/rounds.jsonl").read_text().splitlines()
 
     # A SuperLink that was killed and started again keeps its sites.
-    os.killpg(running.processes["superlink"].pid, signal.SIGKILL)
-    running.processes["superlink"].wait()
-    running.start_superlink()
+    running.kill("superlink")
+    running.start("superlink")
     running.await_superlink()
 
     said: list[str] = []
@@ -246,7 +155,7 @@ def test_a_run_outlives_its_caller_ctrl_c_stops_it_and_the_next_call_goes_on(
         np.testing.assert_array_equal(result_weights[name], expected)
 
 
-def test_a_site_that_was_not_enrolled_stays_out(running: Deployment, shop: Shop) -> None:
+def test_a_site_that_was_not_enrolled_stays_out(running: Servers, shop: Shop) -> None:
     issue(deployment.credentials_folder(running.folder), ["intruder"])
     command = deployment.supernode_command(
         running.folder,
@@ -267,7 +176,7 @@ def test_a_site_that_was_not_enrolled_stays_out(running: Deployment, shop: Shop)
 
 
 def test_enrolling_again_keeps_sites_and_a_new_key_replaces_the_old(
-    running: Deployment, shop: Shop
+    running: Servers, shop: Shop
 ) -> None:
     before = deployment.sites(running.folder, address=running.address)
     assert deployment.enrol(running.folder, shop.data, address=running.address) == before
@@ -279,7 +188,7 @@ def test_enrolling_again_keeps_sites_and_a_new_key_replaces_the_old(
     assert set(deployment.sites(running.folder, address=running.address)) == {*before, "spare"}
 
 
-def test_an_absent_superlink_is_named(running: Deployment, shop: Shop) -> None:
+def test_an_absent_superlink_is_named(running: Servers, shop: Shop) -> None:
     with pytest.raises(FederationError, match="SuperLink at 127.0.0.1:1 does not answer"):
         federate(
             running.folder, shop.initial, running.folder / "other",
@@ -287,7 +196,7 @@ def test_an_absent_superlink_is_named(running: Deployment, shop: Shop) -> None:
         )  # fmt: skip
 
 
-def test_a_folder_without_a_model_is_named(running: Deployment, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_named(running: Servers, tmp_path: Path) -> None:
     with pytest.raises(FederationError, match=f"{tmp_path} is not a model's artefact"):
         federate(
             running.folder, tmp_path, tmp_path / "run", address=running.address, sites=["north"]

@@ -6,8 +6,7 @@ import errno
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,108 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
-from safetensors.numpy import load_file
+from flwr.app import Error, Message, MetricRecord
 
-from federation import client_app, exchange, files, server_app
+from federation import exchange, files
 from federation.checkpoint import Checkpoint, read_records
 from federation.compression import Compression, encode
 from federation.errors import FederationError
 from federation.protocol import Reply
-from federation.run import _prepare
-from federation.settings import RunSettings
 from recsys.artifact import load_model, save_model
 from recsys.data.interactions import load_interactions
 from recsys.data.split import leave_one_out
 from recsys.evaluate import evaluate
 from recsys.model import SequentialRecommender
 from recsys.text import hash_texts
+from tests.federation.local_grid import LocalGrid, same, settings_of, start, weights
 
 if TYPE_CHECKING:
     from tests.federation.conftest import Shop
-
-
-class LocalGrid:
-    """Flower's Grid for sites in this process.
-
-    Parameters
-    ----------
-    data : dict of str to Path
-        Data folder by site that is connected.
-    tamper : callable
-        Given (site, reply), may change the reply or give another one.
-    """
-
-    def __init__(
-        self,
-        data: dict[str, Path],
-        tamper: Callable[[str, Message], Message | None] = lambda site, reply: reply,
-    ) -> None:
-        self._sites = dict(enumerate(data, start=1))
-        self._data = data
-        self._tamper = tamper
-        self._replies: dict[str, Message] = {}
-        self._homes = tempfile.TemporaryDirectory()
-        self.exchanges = 0
-        # Every app process has these, and messages are stamped with them.
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
-
-    def get_nodes(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(node_id=node, name=name) for node, name in self._sites.items()]
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        self.exchanges += 1
-        identities = []
-        for message in messages:
-            identity = f"{self.exchanges}/{message.metadata.dst_node_id}"
-            message.metadata.__dict__["_message_id"] = identity
-            site = self._sites[message.metadata.dst_node_id]
-            reply = self._tamper(site, self._ask(site, message))
-            if reply is not None:
-                self._replies[identity] = reply
-            identities.append(identity)
-        return identities
-
-    def pull_messages(self, identities: Iterable[str]) -> list[Message]:
-        return [self._replies.pop(name) for name in identities if name in self._replies]
-
-    def _ask(self, site: str, message: Message) -> Message:
-        context = Context(
-            run_id=1,
-            node_id=message.metadata.dst_node_id,
-            node_config={
-                "site": site,
-                "data": str(self._data[site]),
-                "state": str(Path(self._homes.name, site)),
-            },
-            state=RecordDict(),
-            run_config={},
-        )
-        try:
-            return client_app.app(message, context)
-        except Exception as error:  # as Flower's own ClientApp process does
-            reason = f"{type(error)}:<'{error}'>"
-            return Message(Error(code=2, reason=reason), reply_to=message)
-
-
-def settings_of(run: Path, shop: Shop, **changes: object) -> RunSettings:
-    settings = RunSettings(folder=run, sites=tuple(shop.data), **{"rounds": 2} | changes)
-    _prepare(settings, shop.initial)
-    return settings
-
-
-def start(settings: RunSettings, grid: LocalGrid) -> None:
-    context = SimpleNamespace(run_config=settings.to_config())
-    server_app.main(grid, context)
-
-
-def weights(artifact: Path) -> dict[str, np.ndarray]:
-    return load_file(artifact / "weights.safetensors")
-
-
-def same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
-    return left.keys() == right.keys() and all((left[name] == right[name]).all() for name in left)
 
 
 def test_rounds_teach_the_model_what_both_sites_know(shop: Shop, tmp_path: Path) -> None:
