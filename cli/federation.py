@@ -117,7 +117,12 @@ def federate(
     }
     digest = store.put(result.artifact, lineage=lineage)
     audit.append("run ended", run=run.name, model=digest)
-    gate = promote(environment, digest, progress)
+    try:
+        gate = promote(environment, digest, progress)
+    except CommandError as error:
+        audit.append("not promoted", model=digest, why=str(error))
+        raise
+    audit.append("candidate", model=digest, why=gate)
     return Trained(digest, result.metrics, time.monotonic() - start, result.rounds, gate)
 
 
@@ -217,14 +222,17 @@ class _Follower:
 
 
 def audited_round(record: dict[str, Any]) -> dict[str, Any]:
-    """What the audit log keeps of a round: who was asked, answered and was refused; the model."""
-    trained, refused = record.get("trained", {}), record.get("refused", {})
+    """What the audit log keeps of a round.
+
+    Who was asked to train, whose answer counts, whose was refused or is missing and why, and the
+    hash of the model's arrays.
+    """
     return {
         "round": record["round"],
-        "asked": sorted(record.get("asked", {*trained, *refused})),
-        "answered": sorted({*trained, *refused}),
-        "refused": refused,
-        "model": record.get("model"),
+        "asked": record["asked"],
+        "answered": sorted(record["trained"]),
+        "refused": record["refused"],
+        "model": record["model"],
     }
 
 

@@ -126,7 +126,8 @@ class LocalServers:
         """
         settings = self.environment.settings
         credentials.issue(deployment.credentials_folder(self._flower), self._sites)
-        threads = max(1, (os.cpu_count() or 1) // max(1, len(self._sites)))
+        # Of all sites: the removal of one must not restart the others.
+        threads = max(1, (os.cpu_count() or 1) // len(settings.sites))
         proxied = proxy_program() is not None
         parts = []
         for site in self._sites:

@@ -121,6 +121,12 @@ class Supervisor:
             self._call("startProcess", part.name, False)
         return [part.name for part in missing]
 
+    def restart(self, parts: list[Part]) -> None:
+        """End and start anew those of the configured `parts` that run; start the others."""
+        for name in self.alive() & {part.name for part in parts}:
+            self._call("stopProcess", name)
+        self.start(parts)
+
     def wait(self, parts: list[Part], seconds: float = 90.0) -> None:
         """Wait until each server answers.
 

@@ -70,9 +70,8 @@ def remove(environment: Environment, site: str) -> None:
             reload=lambda: _reload(environment),
         )
         environment.audit_log().append(REMOVED, site=site)
-        supervisor = Supervisor(environment.folder)
-        if _is_own(environment, site) and supervisor.alive():
-            supervisor.configure(LocalServers(environment).all)  # ends the site's processes
+        if _is_own(environment, site):
+            _restart(environment, site)
 
 
 def overview(environment: Environment) -> list[Enrolled]:
@@ -87,13 +86,21 @@ def _hand_over(
 ) -> Path | None:
     servers = LocalServers(environment)
     if _is_own(environment, site):
-        supervisor = Supervisor(environment.folder)
-        if supervisor.alive():
-            supervisor.configure(servers.all)
-            supervisor.start(servers.site_nodes)
+        _restart(environment, site)
         return None
     write_package(environment.federation, site, package, proxy=proxy or servers.proxy_address)
     return package
+
+
+def _restart(environment: Environment, site: str) -> None:
+    """End the processes of a site on this machine, which hold its old keys; start those it has."""
+    supervisor, servers = Supervisor(environment.folder), LocalServers(environment)
+    if not supervisor.alive():
+        return
+    supervisor.configure(servers.all)  # ends those that are no longer among them
+    mine = {f"{site}-{part}" for part in ("gateway", "node", "apps")}
+    supervisor.restart([part for part in servers.site_nodes if part.name in mine])
+    supervisor.start(servers.site_nodes)
 
 
 def _is_own(environment: Environment, site: str) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import secrets
 import time
@@ -83,6 +84,13 @@ class Checkpoint:
                 f"{path} is damaged: delete {run} and run the federation again."
             ) from error
         return cls(state["number"], parts["weights"], parts["strategy"], state["records"])
+
+
+def digest(weights: Weights) -> str:
+    """SHA-256 of a model's arrays: the same for the same names, forms and bytes."""
+    from safetensors.numpy import save
+
+    return hashlib.sha256(save(weights)).hexdigest()
 
 
 def write_records(run: Path, records: list[Record]) -> None:

@@ -147,7 +147,11 @@ def _describe(record: dict[str, Any], rounds: int) -> str:
         f"round {record['round']} of {rounds}: loss {record['loss']:.4f}, {quality}, "
         f"{len(record['trained'])} sites, {megabytes:.1f} MB, {record['seconds']:.1f} s"
     )
-    return " ".join([text, *(f"Without: {why}" for why in record["refused"].values())])
+    if record.get("epsilon") is not None:
+        text += f", ε {record['epsilon']:.3f}"
+    if record.get("cost") is not None:
+        text += f", {record['cost']:.4f} USD"
+    return " ".join([f"{text}.", *(f"Without: {why}" for why in record["refused"].values())])
 
 
 def _artifact(settings: RunSettings) -> Path:

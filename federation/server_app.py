@@ -22,7 +22,14 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from federation.checkpoint import Checkpoint, Record, exclusive, identity, write_records
+from federation.checkpoint import (
+    Checkpoint,
+    Record,
+    digest,
+    exclusive,
+    identity,
+    write_records,
+)
 from federation.compression import decode
 from federation.errors import FederationError
 from federation.exchange import Exchange, exchange
@@ -100,6 +107,7 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         updates = [result.answers[site].update for site in chosen if site in result.answers]
         weights, memory = strategy.aggregate(state.weights, updates, state.strategy)
         record = _record(number, updates, result, time.monotonic() - began) | spent
+        record |= {"asked": sorted(chosen), "model": digest(weights)}
         state = Checkpoint(number, weights, memory, [*state.records, record])
         state.save(run)
     last = replace(task, number=settings.rounds + 1)

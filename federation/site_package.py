@@ -57,7 +57,8 @@ With systemd: unpack into /etc/hybrid/{site}, give it to the user `hybrid`, then
     systemctl enable --now hybrid-{site}
 
 FOLDER holds the site's interactions, written with the model's items; nothing else is read, and no
-interaction leaves the site. When the keys were rotated, unpack the new package over this one.
+interaction leaves the site. When the keys were rotated, unpack the new package over this one and
+restart the service.
 """
 
 

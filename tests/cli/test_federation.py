@@ -27,6 +27,7 @@ RECORDS = [
         "round": 1, "loss": 3.5, "metrics": {"HR@10": 0.2, "NDCG@10": 0.15},
         "bytes_down": 2_000_000, "bytes_up": 1_000_000, "seconds": 1.25,
         "trained": {"north": {"examples": 5, "loss": 3.5}}, "refused": {"south": "It sent NaN."},
+        "asked": ["north", "south"], "model": "0a1b",
     },
 ]  # fmt: skip
 
@@ -93,8 +94,11 @@ def test_resume_takes_up_the_run_with_its_settings_and_stores_the_model(home, in
     assert [r["event"] for r in told] == ["run started", "run failed", "run started", "round",
                                           "run ended"]  # fmt: skip
     assert told[3]["refused"] == {"south": "It sent NaN."}
-    assert (told[3]["asked"], told[3]["answered"]) == (["north", "south"], ["north", "south"])
-    assert told[4]["model"] == trained["digest"] and audit.verify().broken is None
+    assert (told[3]["asked"], told[3]["answered"]) == (["north", "south"], ["north"])
+    assert told[3]["model"] == "0a1b"
+    assert told[4]["model"] == trained["digest"]
+    last = audit.records()[-1]
+    assert (last["event"], last["model"]) == ("candidate", trained["digest"]) and audit.verify().broken is None
     code, _, error = ends(capsys, "federate", "resume")
     assert code == 1 and "every federated run has ended" in error
 

@@ -65,6 +65,17 @@ def test_a_second_start_starts_nothing(supervisor, port):
     assert supervisor.states()[0].pid == before[0].pid
 
 
+def test_a_restart_makes_a_new_process_and_starts_what_did_not_run(supervisor, port):
+    part = listener(port)
+    supervisor.configure([part])
+    pids = set()
+    for _ in range(2):
+        supervisor.restart([part])
+        supervisor.wait([part])
+        pids.add(supervisor.states()[0].pid)
+    assert len(pids) == 2
+
+
 def test_what_a_server_prints_is_in_its_log(supervisor, port):
     bring_up(supervisor, listener(port))
     # supervisord copies what a server prints when it next looks, which may be after it answers.

@@ -17,7 +17,7 @@ import pytest
 from flwr.app import Error, Message, MetricRecord
 
 from federation import exchange, files
-from federation.checkpoint import Checkpoint, read_records
+from federation.checkpoint import Checkpoint, digest, read_records
 from federation.compression import Compression, encode
 from federation.errors import FederationError
 from federation.protocol import Reply
@@ -72,6 +72,8 @@ def test_the_figures_are_those_of_the_artefact_over_all_users(shop: Shop, tmp_pa
         }
     last = read_records(tmp_path)[-1]
     assert last["metrics"]["users"] == 85
+    assert last["asked"] == ["north", "south"]
+    assert last["model"] == digest(weights(tmp_path / "artifact"))
     for name in ("HR@10", "NDCG@10"):
         for part, shown in (("validation", last["metrics"]), ("test", loaded.metrics)):
             north, south = by_site["north"][part], by_site["south"][part]
