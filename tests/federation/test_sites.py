@@ -23,7 +23,7 @@ from federation.enrolment import add_site, identity, list_sites, remove_site, ro
 from federation.errors import FederationError
 from federation.site import site_commands
 from federation.site_package import write_package
-from tests.federation.test_run import Deployment, free_port, until
+from tests.federation.servers import Servers, free_port, until
 
 pytestmark = pytest.mark.skipif(proxy_program() is None, reason="nginx is not installed")
 
@@ -33,7 +33,7 @@ RUNTIME = "/v1/runtime/acquire-task"
 
 
 @dataclass
-class Federation(Deployment):
+class Federation(Servers):
     """A SuperLink that sites reach through the proxy only."""
 
     proxy_port: int = 0
@@ -76,10 +76,10 @@ def answer(connection: http.client.HTTPSConnection, path: str, method: str = "PO
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    up = Federation(tmp_path_factory.mktemp("federation"), proxy_port=free_port())
+    up = Federation(tmp_path_factory.mktemp("federation"), {}, proxy_port=free_port())
     try:
         issue(deployment.credentials_folder(up.folder), [])
-        up.start_superlink()
+        up.start("superlink", deployment.superlink_command(up.folder, port=up.port))
         command = proxy_command(
             proxy_program(), up.folder / "proxy", up.files(),
             host="127.0.0.1", port=up.proxy_port, superlink=up.port,
@@ -144,7 +144,8 @@ def start_site(federation: Federation, site: str, there: Path) -> subprocess.Pop
     (there / "site.json").write_text(json.dumps(settings))
     gateway, node, _ = site_commands(there, there)
     federation.start(f"gateway-{site}", gateway)
-    return federation.start(f"supernode-{site}", node)
+    federation.start(f"supernode-{site}", node)
+    return federation.processes[f"supernode-{site}"]
 
 
 def test_a_removed_site_ends_and_stays_out(federation: Federation, tmp_path: Path) -> None:
