@@ -55,7 +55,7 @@ def proxy_configuration(proxy: FleetProxy) -> str:
         "events {}\n"
         "http {\n"
         f"{temporary}"
-        "    access_log off;\n"
+        f"{_refusal_log(proxy)}"
         "    client_max_body_size 0;\n"
         "    upstream superlink {\n"
         f"        server 127.0.0.1:{proxy.superlink};\n"
@@ -81,6 +81,21 @@ def proxy_configuration(proxy: FleetProxy) -> str:
         "        location / { return 403; }\n"
         "    }\n"
         "}\n"
+    )
+
+
+def _refusal_log(proxy: FleetProxy) -> str:
+    """Tell which site was refused what, and why its certificate was; calls that pass are not told.
+
+    nginx itself tells of a bad certificate only among all else at level info.
+    """
+    if proxy.sites_authority is None:
+        return "    access_log off;\n"
+    return (
+        "    log_format refusal '$time_iso8601 refused $request_method $uri of $remote_addr, "
+        "certificate $ssl_client_s_dn: $ssl_client_verify, status $status';\n"
+        "    map $status $refused { ~^4 1; default 0; }\n"
+        "    access_log /dev/stderr refusal if=$refused;\n"
     )
 
 

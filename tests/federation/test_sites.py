@@ -12,14 +12,22 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from cli.fleet_proxy import proxy_command, proxy_program, reload_proxy
-from federation import deployment
+from federation import credentials, deployment
 from federation.credentials import Credentials, SiteCredentials, issue, locate
-from federation.enrolment import add_site, identity, list_sites, remove_site, rotate_site
+from federation.enrolment import (
+    Enrolled,
+    add_site,
+    identity,
+    list_sites,
+    remove_site,
+    rotate_site,
+)
 from federation.errors import FederationError
 from federation.site import site_commands
 from federation.site_package import write_package
@@ -106,6 +114,7 @@ def test_a_site_reaches_the_fleet_api_and_nothing_else(federation: Federation) -
     for path in (CONTROL, RUNTIME, "/", "/v1/fleet/../control/list-nodes", "/docs",
                  "/v1/fleet/%2e%2e/control/list-nodes", "//v1/control/list-nodes"):  # fmt: skip
         assert federation.asks("north", path) == 403, path
+    assert f"refused POST {CONTROL} of 127.0.0.1, certificate CN=north" in federation.log("proxy")
 
 
 def test_without_a_certificate_of_the_federation_nothing_passes(
@@ -115,6 +124,19 @@ def test_without_a_certificate_of_the_federation_nothing_passes(
     assert federation.asks(None, "/health", "GET") in (0, 401)
     strange = issue(tmp_path, ["north"]).sites["north"]
     assert answer(federation.connect(strange), FLEET) in (0, 401)
+
+
+def test_an_expired_certificate_is_refused_and_named_in_the_log(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(credentials, "CLIENT_LIFETIME", timedelta(minutes=-1))
+        issue(deployment.credentials_folder(federation.folder), ["late"])
+    assert federation.asks("late", FLEET) in (0, 401)
+    assert "CN=late: FAILED:certificate has expired, status 401" in federation.log("proxy")
+    # Issuing again is enough: the site was not cut off.
+    issue(deployment.credentials_folder(federation.folder), ["late"])
+    assert federation.asks("late", "/health", "GET") == 200
 
 
 def test_rotation_cuts_off_the_old_keys_also_on_an_open_connection(
@@ -171,15 +193,19 @@ def test_a_removed_site_ends_and_stays_out(federation: Federation, tmp_path: Pat
     # The keys that the site still has open nothing.
     kept = locate(there / "credentials", ["west"]).sites["west"]
     assert answer(federation.connect(kept), FLEET) in (0, 401)
+    assert "CN=west: FAILED:certificate revoked, status 401" in federation.log("proxy")
     remove_site(federation.folder, "west", address=federation.address, reload=federation.reload)
 
 
 def test_list_names_status_certificate_and_last_sight(federation: Federation) -> None:
-    north = list_sites(federation.folder, address=federation.address)[0]
-    assert (north.name, north.status, north.seen) == ("north", "registered", "")
+    def look(address: str) -> Enrolled:
+        found = list_sites(federation.folder, address=address)
+        return next(each for each in found if each.name == "north")
+
+    north = look(federation.address)
+    assert (north.status, north.seen) == ("registered", "")
     assert north.certificate_ends[:4].isdigit()
-    unreachable = list_sites(federation.folder, address="127.0.0.1:1")[0]
-    assert (unreachable.name, unreachable.status) == ("north", "unknown")
+    assert look("127.0.0.1:1").status == "unknown"
 
 
 def test_what_cannot_be_done_is_a_sentence(federation: Federation) -> None:
