@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from pathlib import Path
 
-import numpy as np
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from federation.compression import Compression, encode
 from federation.errors import FederationError
-from federation.privacy.rounds import Terms, train_round
+from federation.local_training import own_model, train_at_site, train_privately
 from federation.protocol import Reply, Task, read_model, vocabulary_digest
 from federation.site_state import Kept, SiteState
-from federation.updates import Weights, difference
-from recsys.artifact import model_of
+from federation.updates import Weights
 from recsys.data.interactions import Interactions, load_interactions
 from recsys.data.split import leave_one_out
 from recsys.evaluate import evaluate
-from recsys.finetune import train_local
 from recsys.recipe import Recipe
 
 app = ClientApp()
@@ -48,13 +43,17 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Messa
     """Do the task, or give the same reply as the last time that this message came."""
     task = Task.from_record(message.content["task"])
     content, received = read_model(message.content["model"])
+    control = None
+    if "control" in message.content:
+        also, control = read_model(message.content["control"])
+        content += also
     request = task.digest(content)
     state = SiteState(Path(str(context.node_config["state"])), task.run)
     with state.alone():
         reply = state.answer(task.number, request)
         if reply is None:
-            kept = state.before(task.number)
-            reply, kept = _work(task, received, context, parts, kept, request)
+            before = state.before(task.number)
+            reply, kept = _work(task, received, control, context, parts, before, request)
             state.save(request, reply, kept)
     return Message(reply.to_content(), reply_to=message)
 
@@ -62,6 +61,7 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Messa
 def _work(
     task: Task,
     received: Weights,
+    control: Weights | None,
     context: Context,
     parts: tuple[str, ...],
     kept: Kept,
@@ -73,35 +73,22 @@ def _work(
     _check_vocabulary(site, interactions, task)
     split = leave_one_out(interactions)
     recipe = Recipe.from_dict(json.loads(task.recipe))
-    weights = {name: torch.from_numpy(array.copy()) for name, array in received.items()}
-    model = model_of(weights, len(interactions.items), recipe)
+    model = own_model(received, task, recipe, len(interactions.items), kept)
     figures = {part: dict(evaluate(model, interactions, split, part=part)) for part in parts}
     blobs = {}
     if task.train:
-        began = time.monotonic()
         if task.privacy != "none":
-            loss = train_round(
-                model, split.train, recipe, Terms.from_text(task.privacy),
-                Path(str(context.node_config["state"])), run=task.run, site=site,
-                number=task.number, request=request, epochs=task.local_epochs,
-            )  # fmt: skip
-            # The number of users is taken as public, how much they did is not.
-            examples = int((np.diff(split.train.offsets) >= 2).sum())
+            home = Path(str(context.node_config["state"]))
+            trained = train_privately(model, split.train, recipe, task, site, home, request)
         else:
-            loss = train_local(
-                model, split.train, recipe, epochs=task.local_epochs, seed=_seed(task, site),
-                proximal_mu=task.proximal_mu,
-            )  # fmt: skip
-            examples = len(split.train.sequence)
-        trained = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-        delta = difference(trained, received)
-        blobs["delta"], residual = encode(delta, kept.get("residual", {}), Compression())
-        kept = kept | {"residual": residual}
-        figures["train"] = {
-            "examples": examples,
-            "loss": loss,
-            "seconds": time.monotonic() - began,
-        }
+            seed = _seed(task, site)
+            trained = train_at_site(model, split.train, recipe, task, seed, kept, control)
+        residual = kept.get("residual", {})
+        blobs["delta"], residual = encode(trained.delta, residual, Compression())
+        if control is not None:
+            blobs["extra"], _ = encode(trained.extra, {}, Compression())
+        kept = kept | trained.kept | {"residual": residual}
+        figures["train"] = trained.figures
     return Reply(site, task.run, task.number, figures, blobs), kept
 
 

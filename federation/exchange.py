@@ -45,12 +45,15 @@ class Exchange(Generic[Answer]):
         By site, as `read` gave them.
     refused : dict of str to str
         By site that does not count in this round: why, as a sentence.
+    seconds : dict of str to float
+        By site that answered: from the exchange's beginning to the answer.
     bytes_down, bytes_up : int
         Bytes of the messages to and the replies from the sites.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
 
@@ -59,7 +62,7 @@ def exchange(
     grid: Grid,
     settings: RunSettings,
     task: Task,
-    model: ArrayRecord,
+    sent: dict[str, ArrayRecord],
     chosen: list[str],
     read: Callable[[str, RecordDict], Answer],
 ) -> Exchange[Answer]:
@@ -73,8 +76,8 @@ def exchange(
     ----------
     task : Task
         What each site shall do; `train` is set for those of `chosen`.
-    model : ArrayRecord
-        The model that it is about.
+    sent : dict of str to ArrayRecord
+        The model that it is about, and what the strategy sends along.
     chosen : list of str
         Sites that train; if none, all only evaluate.
     read : callable
@@ -97,9 +100,7 @@ def exchange(
     def ask(nodes: dict[str, int], now: float) -> None:
         messages = [
             Message(
-                RecordDict(
-                    {"model": model, "task": replace(task, train=site in chosen).to_record()}
-                ),
+                RecordDict({**sent, "task": replace(task, train=site in chosen).to_record()}),
                 node,
                 MessageType.TRAIN if chosen else MessageType.EVALUATE,
                 ttl=settings.round_timeout,
@@ -123,6 +124,7 @@ def exchange(
             result.bytes_up += size_of(reply.content)
             try:
                 result.answers[site] = read(site, reply.content)
+                result.seconds[site] = round(time.monotonic() - began, 3)
             except FederationError as error:
                 leave_out(site, str(error))
         elif reply.error.code in LOST:

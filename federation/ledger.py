@@ -20,7 +20,13 @@ PARTS = ("delta", "extra")
 
 
 def save_updates(run: Path, number: int, updates: Sequence[Update]) -> None:
-    """Write the updates of a round; again with the same ones, the same bytes."""
+    """Write the updates of a round; again with the same ones, the same bytes.
+
+    Raises
+    ------
+    FederationError
+        If the disk is full.
+    """
     from safetensors.numpy import save
 
     ordered = sorted(updates, key=lambda update: (update.site, update.staleness))
@@ -38,8 +44,14 @@ def save_updates(run: Path, number: int, updates: Sequence[Update]) -> None:
         for update in ordered
     ]
     path = _file(run, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, save(arrays, metadata={"updates": json.dumps(sites)}))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_private(path, save(arrays, metadata={"updates": json.dumps(sites)}))
+    except OSError as error:
+        raise FederationError(
+            f"{path} cannot be written ({error.strerror}): make room and call again, to go on "
+            "after the last finished round."
+        ) from error
 
 
 def load_updates(run: Path, number: int) -> list[Update]:

@@ -4,12 +4,14 @@
 part            from                        content
 ==============  ==========================  ==================================================
 ``model``       server                      the model's weights, see :func:`write_model`
+``control``     server with SCAFFOLD        its control variate, in the same form
 ``task``        server                      a :class:`Task`
 ``reply``       site                        site, run and round that the reply is of
 ``validation``  site                        metrics of the received model on held-out users
 ``test``        site, after the last round  the same on the test items
 ``train``       site if it trained          "examples" (interactions), "loss" (mean), "seconds"
 ``delta``       site if it trained          the change, by :func:`federation.compression.encode`
+``extra``       the same with SCAFFOLD      how the site's control variate changed, likewise
 ==============  ==========================  ==================================================
 """
 
@@ -44,10 +46,12 @@ class Task:
         The model's recipe as JSON.
     vocabulary : str
         :func:`vocabulary_digest` of the model's items.
-    local_epochs, proximal_mu, seed
+    local_epochs, proximal_mu, personal, seed
         See :class:`federation.settings.RunSettings`.
     privacy : str
         :class:`federation.privacy.rounds.Terms` as text, or "none" (Flower counts no empty text).
+    rate : float
+        Share of the recipe's learning rate to train with.
     """
 
     run: str
@@ -57,8 +61,10 @@ class Task:
     vocabulary: str
     local_epochs: int
     proximal_mu: float
+    rate: float
     seed: int
     privacy: str = "none"
+    personal: str = "none"
 
     def to_record(self) -> ConfigRecord:
         """Write the task as a part of a message."""
@@ -68,6 +74,11 @@ class Task:
     def from_record(cls, record: ConfigRecord) -> Task:
         """Read the task of a message."""
         return cls(**record)
+
+    @property
+    def personal_patterns(self) -> list[str]:
+        """Patterns of the layers that stay at the site."""
+        return [] if self.personal == "none" else self.personal.split(",")
 
     def digest(self, model: bytes) -> str:
         """Digest of the task and its model: equal if the message is a repeated one."""

@@ -104,15 +104,13 @@ def federate(
     """
     settings = RunSettings(folder=Path(run).absolute(), sites=tuple(sorted(sites)), **how)
     report = _Report(settings, progress)
-    _prepare(settings, Path(initial))
+    prepare(settings, Path(initial))
     if not _artifact(settings).exists():
         authority = locate(credentials_folder(folder)).authority
         with ControlClient(address, authority) as control:
             _run(control, settings, report)
     report.update()
-    baseline, *records = read_records(settings.folder)
-    metrics = json.loads((_artifact(settings) / "metrics.json").read_text())
-    return FederatedResult(_artifact(settings), metrics, baseline["metrics"], records)
+    return result_of(settings)
 
 
 class _Report:
@@ -163,7 +161,14 @@ def _note(settings: RunSettings) -> Path:
     return settings.folder / "flower-run"
 
 
-def _prepare(settings: RunSettings, initial: Path) -> None:
+def result_of(settings: RunSettings) -> FederatedResult:
+    """What a run that has ended made."""
+    baseline, *records = read_records(settings.folder)
+    metrics = json.loads((_artifact(settings) / "metrics.json").read_text())
+    return FederatedResult(_artifact(settings), metrics, baseline["metrics"], records)
+
+
+def prepare(settings: RunSettings, initial: Path) -> None:
     """Make the run's folder; once the run was submitted, check that it is the same run."""
     if not (initial / "weights.safetensors").exists():
         raise FederationError(f"{initial} is not a model's artefact: train a model first.")

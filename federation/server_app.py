@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from federation.compression import decode
 from federation.errors import FederationError
 from federation.exchange import Exchange, exchange
 from federation.files import new_folder
+from federation.ledger import save_updates
 from federation.metrics import average_metrics, check_metrics
 from federation.privacy.ledger import LEDGER, Ledger, budget_spent
 from federation.privacy.rounds import Terms, agree_terms, charge, keep_with_model
@@ -85,17 +87,27 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         vocabulary=vocabulary_digest(initial.items),
         local_epochs=settings.local_epochs,
         proximal_mu=settings.proximal_mu,
+        personal=settings.personal,
+        rate=1.0,
         seed=settings.seed,
         privacy=terms.to_text() if terms else "none",
     )
     for number in range(state.number + 1, settings.rounds + 1):
         log.info("round %d of %d", number, settings.rounds)
         began = time.monotonic()
-        chosen = select(settings.sites, number, fraction=settings.fraction, seed=settings.seed)
-        asked = replace(task, number=number)
+        chosen = select(
+            settings.sites,
+            number,
+            state.records,
+            rule=settings.selection,
+            fraction=settings.fraction,
+            deadline=settings.answer_within or math.inf,
+            seed=settings.seed,
+        )
+        asked = replace(task, number=number, rate=_rate(settings, number))
         try:
             spent = _pay(settings, terms, asked, chosen)
-            result = _exchange(grid, settings, state.weights, asked, chosen)
+            result = _exchange(grid, settings, state, asked, chosen)
         except FederationError as error:
             if not budget_spent(error):
                 raise
@@ -106,12 +118,14 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         write_records(run, state.records)
         updates = [result.answers[site].update for site in chosen if site in result.answers]
         weights, memory = strategy.aggregate(state.weights, updates, state.strategy)
+        if settings.keep_updates:
+            save_updates(run, number, updates)
         record = _record(number, updates, result, time.monotonic() - began) | spent
         record |= {"asked": sorted(chosen), "model": digest(weights)}
         state = Checkpoint(number, weights, memory, [*state.records, record])
         state.save(run)
     last = replace(task, number=settings.rounds + 1)
-    result = _exchange(grid, settings, state.weights, last, [])
+    result = _exchange(grid, settings, state, last, [])
     _complete(state.records[-1], result)
     write_records(run, state.records)
     metrics = average_metrics(
@@ -150,28 +164,38 @@ class _Answer:
     update: Update | None
 
 
+def _rate(settings: RunSettings, number: int) -> float:
+    """Share of the learning rate in a round: falls linearly, to the final one in the last."""
+    done = (number - 1) / max(settings.rounds - 1, 1)
+    return 1 - (1 - settings.final_rate) * done
+
+
 def _exchange(
-    grid: Grid, settings: RunSettings, weights: Weights, task: Task, chosen: list[str]
+    grid: Grid, settings: RunSettings, state: Checkpoint, task: Task, chosen: list[str]
 ) -> Exchange[_Answer]:
     """Ask every site about the global model; see :func:`federation.exchange.exchange`."""
-    model = write_model(weights)
-    limit = settings.reply_limit or REPLY_MODELS * model.count_bytes() + REPLY_ROOM
+    sent = {"model": write_model(state.weights)}
+    if settings.strategy == "scaffold":
+        sent["control"] = write_model(state.strategy)
+    limit = settings.reply_limit or REPLY_MODELS * sent["model"].count_bytes() + REPLY_ROOM
     parts = ["validation"] if chosen else ["validation", "test"]
 
     def read(site: str, content: RecordDict) -> _Answer:
         reply = Reply.from_content(content, site=site, task=task, limit=limit)
         for part in parts:
             check_metrics(site, reply.figures.get(part, {}))
-        return _Answer(reply, _update(weights, reply) if site in chosen else None)
+        update = _update(state.weights, reply, "control" in sent) if site in chosen else None
+        return _Answer(reply, update)
 
-    return exchange(grid, settings, task, model, chosen, read)
+    return exchange(grid, settings, task, sent, chosen, read)
 
 
-def _update(weights: Weights, reply: Reply) -> Update:
+def _update(weights: Weights, reply: Reply, controlled: bool) -> Update:
     """The usable update in a reply."""
     try:
         delta = decode(reply.blobs["delta"], weights)
-        update = Update(reply.site, delta, **reply.figures["train"])
+        extra = decode(reply.blobs["extra"], weights) if controlled else {}
+        update = Update(reply.site, delta, extra=extra, **reply.figures["train"])
     except (KeyError, TypeError, FederationError) as error:
         raise FederationError(f"Site {reply.site!r} sent no usable update: {error}") from error
     check_update(weights, update)
@@ -189,7 +213,13 @@ def _record(
         "bytes_up": result.bytes_up,
         "seconds": round(seconds, 3),
         "trained": {
-            update.site: {"examples": update.examples, "loss": update.loss} for update in updates
+            update.site: {
+                "examples": update.examples,
+                "loss": update.loss,
+                "seconds": round(update.seconds, 3),
+                "answered": result.seconds[update.site],
+            }
+            for update in updates
         },
         "refused": dict(sorted(result.refused.items())),
     }

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from federation.errors import FederationError
+from federation.selection import RULES
+from federation.strategies.make import STRATEGIES, USED_BY
 
-STRATEGIES = ("fedavg", "fedprox")
-# Those that change how a site trains.
+# Strategies that change how a site trains.
 LOCAL_RULES = ("fedprox", "scaffold")
 
 
@@ -29,11 +30,28 @@ class RunSettings:
     local_epochs : int
         Passes over its own interactions that a site makes in a round.
     strategy : str
-        "fedavg" or "fedprox".
+        One of :data:`federation.strategies.make.STRATEGIES`.
     proximal_mu : float
-        Weight of FedProx's proximal term; 0 with FedAvg.
+        Weight of FedProx's proximal term; 0 with others.
+    server_rate : float
+        Learning rate of FedAdam and FedYogi; 0 with others.
+    wrong_sites : int
+        So many sites the robust strategies bear; 0 with others.
+    by_row : bool
+        Average each row of a table over the sites that touched it (FedSubAvg).
+    personal : str
+        Layers that stay at the sites: patterns of :func:`federation.strategies.personal
+        .personal_names`, with commas between them, or "none".
+    final_rate : float
+        The sites' learning rate falls linearly to this share of the recipe's, in the last round.
+    selection : str
+        Which sites train in a round: a rule of :func:`federation.selection.select`.
     fraction : float
         Share of the sites (at least one) that train in a round. All of them evaluate.
+    answer_within : float
+        The `deadline` of that rule in seconds; 0 for none.
+    keep_updates : bool
+        Keep every update in the run's folder (:mod:`federation.ledger`).
     seed : int
         Decides which sites train in which round and seeds their training.
     round_timeout : float
@@ -60,7 +78,15 @@ class RunSettings:
     local_epochs: int = 1
     strategy: str = "fedavg"
     proximal_mu: float = 0.0
+    server_rate: float = 0.0
+    wrong_sites: int = 0
+    by_row: bool = False
+    personal: str = "none"
+    final_rate: float = 1.0
+    selection: str = "share"
     fraction: float = 1.0
+    answer_within: float = 0.0
+    keep_updates: bool = False
     seed: int = 0
     round_timeout: float = 1800.0
     quorum: float = 0.5
@@ -76,13 +102,24 @@ class RunSettings:
         _require(self.rounds >= 1, "rounds", self.rounds, "use 1 or more")
         _require(self.local_epochs >= 1, "local_epochs", self.local_epochs, "use 1 or more")
         _require(
-            self.strategy in STRATEGIES, "strategy", self.strategy, f"use {' or '.join(STRATEGIES)}"
+            self.strategy in STRATEGIES, "strategy", self.strategy,
+            f"use one of {', '.join(STRATEGIES)}",
         )
-        mu = self.proximal_mu
-        if self.strategy == "fedprox":
-            _require(0 < mu < math.inf, "proximal_mu", mu, "FedProx needs a number above 0")
-        else:
-            _require(mu == 0, "proximal_mu", mu, "only the strategy fedprox uses it")
+        for name, users in USED_BY.items():
+            value = getattr(self, name)
+            if self.strategy not in users:
+                use = "use" if len(users) > 1 else "uses"
+                _require(not value, name, value, f"only {', '.join(users)} {use} it")
+            elif name != "by_row":
+                _require(0 < value < math.inf, name, value, f"{self.strategy} needs one above 0")
+        _require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, "use one in [0, 1]")
+        _require(
+            self.selection in RULES, "selection", self.selection, f"use one of {', '.join(RULES)}"
+        )
+        _require(
+            0 <= self.answer_within < math.inf, "answer_within", self.answer_within,
+            "use a number of seconds, or 0 for none",
+        )
         _require(0 < self.fraction <= 1, "fraction", self.fraction, "use a number in (0, 1]")
         _require(self.seed >= 0, "seed", self.seed, "use 0 or more")
         _require(

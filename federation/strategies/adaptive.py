@@ -24,10 +24,12 @@ class FedAdam:
     ----------
     rate : float
         Server learning rate eta.
+    by_row : bool
+        See :func:`federation.strategies.averaging.mean_delta`.
     """
 
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
+    def __init__(self, rate: float, *, by_row: bool = False) -> None:
+        self._rate, self._by_row = rate, by_row
 
     def aggregate(
         self, weights: Weights, updates: Sequence[Update], state: Weights
@@ -37,7 +39,7 @@ class FedAdam:
         `state` holds the moments of every array that ever changed, as ``first/NAME`` and
         ``second/NAME`` in float32: twice the model.
         """
-        change = mean_delta(updates)
+        change = mean_delta(updates, by_row=self._by_row)
         known = {key.split("/", 1)[1] for key in state}
         moved, moments = dict(weights), {}
         for name in sorted(known | change.keys()):

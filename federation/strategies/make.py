@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from federation.strategies.adaptive import FedAdam, FedYogi
 from federation.strategies.averaging import FedAvg
+from federation.strategies.robust import Krum, TrimmedMean
+from federation.strategies.scaffold import Scaffold
 from federation.updates import Update, Weights
 
 if TYPE_CHECKING:
@@ -25,6 +28,27 @@ class Strategy(Protocol):
         """
 
 
+STRATEGIES: dict[str, Callable[[RunSettings], Strategy]] = {
+    "fedavg": lambda run: FedAvg(by_row=run.by_row),
+    "fedprox": lambda run: FedAvg(by_row=run.by_row),
+    "fedadam": lambda run: FedAdam(run.server_rate, by_row=run.by_row),
+    "fedyogi": lambda run: FedYogi(run.server_rate, by_row=run.by_row),
+    "scaffold": lambda run: Scaffold(len(run.sites)),
+    "krum": lambda run: Krum(run.wrong_sites),
+    "multi-krum": lambda run: Krum(run.wrong_sites, several=True),
+    "trimmed-mean": lambda run: TrimmedMean(run.wrong_sites),
+}
+"""How to make each strategy of a run's settings."""
+
+USED_BY = {
+    "proximal_mu": ("fedprox",),
+    "server_rate": ("fedadam", "fedyogi"),
+    "wrong_sites": ("krum", "multi-krum", "trimmed-mean"),
+    "by_row": ("fedavg", "fedprox", "fedadam", "fedyogi"),
+}
+"""Settings that only some strategies use; each of the first three is one that these need."""
+
+
 def make_strategy(settings: RunSettings) -> Strategy:
     """Make the strategy that `settings` name."""
-    return {"fedavg": FedAvg, "fedprox": FedAvg}[settings.strategy]()
+    return STRATEGIES[settings.strategy](settings)

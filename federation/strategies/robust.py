@@ -26,12 +26,12 @@ class Krum:
     ----------
     wrong : int
         So many sites may send anything: f in the paper, which asks for at least 2 f + 3 sites.
-    kept : int
-        Updates with the lowest scores that are averaged: m in the paper, 1 for Krum itself.
+    several : bool
+        Average the n - f updates with the lowest scores (multi-Krum) instead of taking the best.
     """
 
-    def __init__(self, wrong: int, kept: int = 1) -> None:
-        self._wrong, self._kept = wrong, kept
+    def __init__(self, wrong: int, *, several: bool = False) -> None:
+        self._wrong, self._several = wrong, several
 
     def aggregate(
         self, weights: Weights, updates: Sequence[Update], state: Weights
@@ -53,7 +53,8 @@ class Krum:
         nearest = len(ordered) - self._wrong - 2
         # The nearest of all is the update itself, at distance 0.
         scores = np.sort(distances, axis=1)[:, 1 : nearest + 1].sum(axis=1)
-        chosen = sorted(np.argsort(scores, kind="stable")[: self._kept])
+        kept = len(ordered) - self._wrong if self._several else 1
+        chosen = sorted(np.argsort(scores, kind="stable")[:kept])
         deltas = [ordered[place].delta for place in chosen]
         return add(weights, weighted_sum(deltas, [1 / len(deltas)] * len(deltas))), state
 
@@ -63,25 +64,36 @@ class TrimmedMean:
 
     Parameters
     ----------
-    share : float
-        Of the n values of each number, the ``floor(share * n)`` smallest and as many of the largest
-        do not count; below 1/2. What a site did not touch counts as its change 0.
+    wrong : int
+        Of the values of each number so many of the smallest and of the largest do not count: beta n
+        in the paper. What a site did not touch counts as its change 0.
     """
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    def __init__(self, wrong: int) -> None:
+        self._wrong = wrong
 
     def aggregate(
         self, weights: Weights, updates: Sequence[Update], state: Weights
     ) -> tuple[Weights, Weights]:
-        """Add to every number the mean of its changes without the extreme ones."""
+        """Add to every number the mean of its changes without the extreme ones.
+
+        Raises
+        ------
+        FederationError
+            If no update would be left.
+        """
+        if len(updates) <= 2 * self._wrong:
+            raise FederationError(
+                f"{len(updates)} usable updates: a trimmed mean against {self._wrong} wrong sites "
+                f"needs {2 * self._wrong + 1}."
+            )
         deltas = [update.delta for update in updates]
         names = sorted({name for delta in deltas for name in delta})
         return add(weights, {name: self._trimmed(deltas, name) for name in names}), state
 
     def _trimmed(self, deltas: list[Delta], name: str) -> np.ndarray | Rows:
         changes = [delta[name] for delta in deltas if name in delta]
-        cut = int(self._share * len(deltas))
+        cut = self._wrong
         untouched = len(deltas) - len(changes)
         dense = next((change for change in changes if not isinstance(change, Rows)), None)
         if dense is not None:

@@ -287,9 +287,9 @@ class GridWithALostLink(LocalGrid):
         self._away = True
         return Message(Error(code=5, reason="no heartbeat"), reply_to=self._asked)
 
-    def _ask(self, site: str, message: Message) -> Message:
+    def ask(self, site: str, message: Message) -> Message | None:
         self._asked = message
-        return super()._ask(site, message)
+        return super().ask(site, message)
 
     def get_nodes(self) -> list[SimpleNamespace]:
         self.looks += self._away

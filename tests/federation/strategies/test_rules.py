@@ -21,8 +21,9 @@ STRATEGIES = {
     "fedadam": lambda: FedAdam(rate=0.1),
     "fedyogi": lambda: FedYogi(rate=0.1),
     "scaffold": lambda: Scaffold(sites=9),
-    "krum": lambda: Krum(wrong=2, kept=3),
-    "trimmed mean": lambda: TrimmedMean(share=0.2),
+    "krum": lambda: Krum(wrong=2),
+    "multi-krum": lambda: Krum(wrong=2, several=True),
+    "trimmed mean": lambda: TrimmedMean(wrong=1),
     "fedbuff": lambda: FedBuff(buffer=7),
 }
 
