@@ -13,6 +13,7 @@ COMMANDS = {
     "up": "Stand an environment up, or mend it.",
     "data": "Look at, filter and split data.",
     "train": "Pretrain and fine-tune a recommender; store it.",
+    "submit": "Train on SageMaker, Vertex AI or Azure ML.",
     "evaluate": "Report on a stored model, with 95 % intervals.",
     "compare": "Tell whether two stored models differ.",
     "federate": "Train across the sites with Flower; store the result.",

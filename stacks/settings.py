@@ -265,6 +265,59 @@ class TrainingSettings(_Section):
 
 
 # The rules of infra/policy, whose modules are not imported before a plan is made.
+class _TrainerSettings(_Section):
+    """A managed trainer: `nodes` machines of one type, each with so many GPUs, for so long at most.
+
+    `image` has this project's packages; with `spot` the machines may be taken away meanwhile.
+    """
+
+    image: str
+    machine: str
+    nodes: Annotated[int, Field(ge=1)] = 1
+    gpus_per_node: Annotated[int, Field(ge=1)] = 1
+    spot: bool = True
+    hours: Annotated[int, Field(ge=1, le=120)] = 24
+
+
+class SageMakerSettings(_TrainerSettings):
+    """Amazon SageMaker: the role that the machines act under, the disk of each."""
+
+    kind: Literal["sagemaker"]
+    role: Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/\S+$")]
+    volume_gib: Annotated[int, Field(ge=1)] = 100
+
+
+class VertexSettings(_TrainerSettings):
+    """Google's Vertex AI, in the project of `gcp`: the GPUs' type, the machines' account and disk."""
+
+    kind: Literal["vertex"]
+    region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
+    accelerator: str
+    service_account: str
+    volume_gib: Annotated[int, Field(ge=1)] = 100
+
+
+class AzureMlSettings(_TrainerSettings):
+    """Azure Machine Learning: the workspace, its cluster of machines, the image as it knows it.
+
+    `image` is the registered environment, NAME:VERSION; whether machines are spot is the cluster's.
+    """
+
+    kind: Literal["azureml"]
+    image: Annotated[str, Field(pattern=r"^[^:\s]+:[^:\s]+$")]
+    workspace: Annotated[
+        str,
+        Field(
+            pattern=r"^/subscriptions/[0-9a-f-]{36}/resourceGroups/[^/\s]+"
+            r"/providers/Microsoft\.MachineLearningServices/workspaces/[^/\s]+$"
+        ),
+    ]
+    compute: str
+
+
+TrainerSettings = SageMakerSettings | VertexSettings | AzureMlSettings
+
+
 RuleName = Literal[
     "public-bucket",
     "open-ingress",
@@ -322,6 +375,7 @@ class Settings(_Section):
     serving: ServingSettings
     federation: FederationSettings
     training: TrainingSettings | None = None
+    trainer: Annotated[TrainerSettings, Field(discriminator="kind")] | None = None
     policy: PolicySettings = PolicySettings()
     budget: Budget | None = None
 
@@ -384,6 +438,8 @@ class Settings(_Section):
                 f"gpu_pool.time_slices {self.gpu_pool.time_slices} a pod gets one slice of a GPU: "
                 "set one of them to 1"
             )
+        if isinstance(self.trainer, VertexSettings) and self.gcp is None:
+            raise ValueError("gcp is missing, which trainer.kind 'vertex' needs: name the project")
         if self.kind == "local":
             self._check_local()
         else:

@@ -201,8 +201,8 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "maximum, on_demand_base, spot_share, volume_gib, image_parameter, image, time_slices, "
             "device_plugin_image, autoscaler_image; spare is not a setting; the keys allowed there "
             "are kind, backend, model_store, region, zones, aws, gcp, azure, ports, "
-            "kubernetes, network, sites, k3s, link, gpu_pool, object_stores, serving, federation, training, "
-            "policy, budget.",
+            "kubernetes, network, sites, k3s, link, gpu_pool, object_stores, serving, federation, "
+            "training, trainer, policy, budget.",
         ),
     ],
 )
