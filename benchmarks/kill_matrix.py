@@ -95,7 +95,7 @@ def _run(servers: Servers, initial: Path, run: Path, rounds: int) -> tuple[str, 
     try:
         result = federate(
             servers.folder, initial, run, address=servers.address, sites=SITES, rounds=rounds,
-            local_epochs=3, seed=1, quorum=1.0, ask_again=20.0,
+            local_epochs=3, seed=1, quorum=1.0, ask_again=60.0,
         )  # fmt: skip
         weights = (result.artifact / "weights.safetensors").read_bytes()
         found = hashlib.sha256(weights).hexdigest()

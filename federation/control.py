@@ -215,6 +215,12 @@ class ControlClient:
         try:
             return getattr(self._client, method)(request)
         except httpx.TransportError as error:
+            if "certificate has expired" in str(error):
+                raise SuperLinkUnreachable(
+                    f"The certificate of the SuperLink at {self._address} has expired: issue the "
+                    "federation's credentials again (hybrid up), which restarts it, and call "
+                    "again; the run goes on after the last finished round."
+                ) from error
             raise SuperLinkUnreachable(
                 f"The SuperLink at {self._address} does not answer ({error}): start it, and read "
                 "its log if it is running."

@@ -262,7 +262,8 @@ def _await_sites(control: ControlClient, settings: RunSettings) -> None:
             if len(settings.sites) - len(offline) >= settings.quorum * len(settings.sites):
                 return
             raise FederationError(
-                f"Not connected: {', '.join(offline)}. Start the SuperNode there, or read its log."
+                f"Not connected: {', '.join(offline)}. Start the SuperNode there, set its clock, "
+                "or read its log."
             )
         time.sleep(POLL_SECONDS)
 

@@ -28,6 +28,11 @@ from cli.options import environment_option, json_option
               default=1e-6, show_default=True, help="δ that goes with --dp-epsilon.")
 @click.option("--dp-clip", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
               help="Largest norm of what a user adds to a step of private training.")
+@click.option("--round-timeout", type=click.FloatRange(0, min_open=True), default=1800.0,
+              show_default=True, metavar="SECONDS",
+              help="A site that is silent for as long is left out of the round.")
+@click.option("--quorum", type=click.FloatRange(0, 1, min_open=True), default=0.5,
+              show_default=True, help="Share of the sites without which no round is closed.")
 @click.option("--wandb", "wandb_project", metavar="PROJECT",
               help="Report to Weights & Biases as well; TensorBoard is written in any case.")
 @json_option

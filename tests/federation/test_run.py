@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supernode import node_auth_http_interceptor
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from safetensors.numpy import load_file
 
 from federation import client_app, deployment
 from federation.control import ControlClient
-from federation.credentials import issue
+from federation.credentials import issue, locate
 from federation.errors import FederationError
 from federation.protocol import Task
 from federation.run import FederatedResult, federate
@@ -155,6 +165,27 @@ def test_a_run_outlives_its_caller_ctrl_c_stops_it_and_the_next_call_goes_on(
         np.testing.assert_array_equal(result_weights[name], expected)
 
 
+def test_the_servers_death_in_a_round_changes_no_bit(
+    finished: FederatedResult, running: Servers, shop: Shop
+) -> None:
+    said: list[str] = []
+
+    def kill(done: int, total: int, text: str) -> None:
+        said.append(text)
+        if text.startswith("start:"):
+            # The ServerApp ends with the SuperExec that started it.
+            running.kill("superexec")
+            running.start("superexec")
+
+    result = federate(
+        running.folder, shop.initial, running.folder / "killed",
+        address=running.address, sites=shop.data, rounds=2, seed=3, progress=kill,
+    )  # fmt: skip
+    assert any(text.startswith("the ServerApp has died") for text in said)
+    weights = "weights.safetensors"
+    assert (result.artifact / weights).read_bytes() == (finished.artifact / weights).read_bytes()
+
+
 def test_a_site_that_was_not_enrolled_stays_out(running: Servers, shop: Shop) -> None:
     issue(deployment.credentials_folder(running.folder), ["intruder"])
     command = deployment.supernode_command(
@@ -173,6 +204,31 @@ def test_a_site_that_was_not_enrolled_stays_out(running: Servers, shop: Shop) ->
             running.folder, shop.initial, running.folder / "other",
             address=running.address, sites=["north", "intruder"],
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "welcome"), [(0, True), (3600, False), (-3600, False)])
+def test_a_site_whose_clock_is_an_hour_off_is_refused(
+    running: Servers, monkeypatch: pytest.MonkeyPatch, seconds: int, welcome: bool
+) -> None:
+    monkeypatch.setattr(
+        node_auth_http_interceptor, "now",
+        lambda: datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds),
+    )  # fmt: skip
+    files = locate(deployment.credentials_folder(running.folder), ["north"])
+    key = load_ssh_private_key(files.sites["north"].private_key.read_bytes(), None)
+    node = deployment.sites(running.folder, address=running.address)["north"].node
+    refused = contextlib.nullcontext() if welcome else pytest.raises(httpx.HTTPError, match="401")
+    with (
+        FleetHttpClient.from_server_address(
+            running.address, False, files.authority.read_bytes(),
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(key, key.public_key()),
+            ],
+        ) as client,
+        refused,
+    ):  # fmt: skip
+        client.PullMessages(PullMessagesRequest(node=Node(node_id=node)))
 
 
 def test_enrolling_again_keeps_sites_and_a_new_key_replaces_the_old(
