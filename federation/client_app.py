@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -16,7 +17,9 @@ from flwr.clientapp import ClientApp
 from federation.compression import Compression, encode
 from federation.errors import FederationError
 from federation.local_training import own_model, train_at_site, train_privately
+from federation.privacy.rounds import site_key
 from federation.protocol import Reply, Task, read_model, vocabulary_digest
+from federation.secure.site import answer, masked_change
 from federation.site_state import Kept, SiteState
 from federation.updates import Weights
 from recsys.data.interactions import Interactions, load_interactions
@@ -39,6 +42,22 @@ def evaluate_final(message: Message, context: Context) -> Message:
     return _answer(message, context, parts=("validation", "test"))
 
 
+@app.query()
+def secure_sum(message: Message, context: Context) -> Message:
+    """Answer a question of a secure sum; the vector itself comes with the training."""
+    question = message.content["secure"]
+    site, state = str(context.node_config["site"]), Path(str(context.node_config["state"]))
+    split = leave_one_out(load_interactions(str(context.node_config["data"])))
+    told = answer(
+        str(question["text"]), site=site, secret=site_key(state), folder=state,
+        examples=len(split.train.sequence),
+    )  # fmt: skip
+    reply = Reply(
+        site, str(question["run"]), int(question["number"]), {}, {"secure": told.encode()}
+    )
+    return Message(reply.to_content(), reply_to=message)
+
+
 def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Message:
     """Do the task, or give the same reply as the last time that this message came."""
     task = Task.from_record(message.content["task"])
@@ -48,12 +67,14 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Messa
         also, control = read_model(message.content["control"])
         content += also
     request = task.digest(content)
+    # What training follows from: the same in each attempt at a secure sum.
+    about = replace(task, secure="none").digest(content)
     state = SiteState(Path(str(context.node_config["state"])), task.run)
     with state.alone():
         reply = state.answer(task.number, request)
         if reply is None:
             before = state.before(task.number)
-            reply, kept = _work(task, received, control, context, parts, before, request)
+            reply, kept = _work(task, received, control, context, parts, before, about)
             state.save(request, reply, kept)
     return Message(reply.to_content(), reply_to=message)
 
@@ -65,10 +86,10 @@ def _work(
     context: Context,
     parts: tuple[str, ...],
     kept: Kept,
-    request: str,
+    about: str,
 ) -> tuple[Reply, Kept]:
     """The reply to a task, and what the site carries on to the next round."""
-    site = str(context.node_config["site"])
+    site, state = str(context.node_config["site"]), Path(str(context.node_config["state"]))
     interactions = load_interactions(str(context.node_config["data"]))
     _check_vocabulary(site, interactions, task)
     split = leave_one_out(interactions)
@@ -78,16 +99,22 @@ def _work(
     blobs = {}
     if task.train:
         if task.privacy != "none":
-            home = Path(str(context.node_config["state"]))
-            trained = train_privately(model, split.train, recipe, task, site, home, request)
+            trained = train_privately(model, split.train, recipe, task, site, state, about)
         else:
             seed = _seed(task, site)
             trained = train_at_site(model, split.train, recipe, task, seed, kept, control)
-        residual = kept.get("residual", {})
-        blobs["delta"], residual = encode(trained.delta, residual, Compression())
+        kept = kept | trained.kept
+        if task.secure != "none":
+            blobs["masked"] = masked_change(
+                task.secure, trained.delta, received, site=site, secret=site_key(state),
+                seed=task.seed, number=task.number, about=f"{task.run}/{task.number}/{about}",
+            )  # fmt: skip
+        else:
+            residual = kept.get("residual", {})
+            blobs["delta"], residual = encode(trained.delta, residual, Compression())
+            kept = kept | {"residual": residual}
         if control is not None:
             blobs["extra"], _ = encode(trained.extra, {}, Compression())
-        kept = kept | trained.kept | {"residual": residual}
         figures["train"] = trained.figures
     return Reply(site, task.run, task.number, figures, blobs), kept
 

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -65,6 +65,7 @@ def exchange(
     sent: dict[str, ArrayRecord],
     chosen: list[str],
     read: Callable[[str, RecordDict], Answer],
+    questions: Mapping[str, RecordDict] | None = None,
 ) -> Exchange[Answer]:
     """Ask every site, until all have answered or the deadline has passed and there is a quorum.
 
@@ -82,6 +83,8 @@ def exchange(
         Sites that train; if none, all only evaluate.
     read : callable
         Given a site and what it sent, gives the answer or raises FederationError if it is unusable.
+    questions : dict of str to RecordDict, optional
+        By site what it is asked in the place of the model and task; no other site is asked.
 
     Raises
     ------
@@ -89,20 +92,28 @@ def exchange(
         If fewer usable answers come than the quorum asks for.
     """
     result: Exchange[Answer] = Exchange()
-    counted = chosen or list(settings.sites)
+    sites = list(questions or settings.sites)
+    counted = chosen or sites
     quorum = math.ceil(settings.quorum * len(counted))
     asked: dict[str, str] = {}
-    times = dict.fromkeys(settings.sites, 0)
-    due = dict.fromkeys(settings.sites, 0.0)
+    times = dict.fromkeys(sites, 0)
+    due = dict.fromkeys(sites, 0.0)
     began = time.monotonic()
     deadlines = 1
+
+    kind = MessageType.TRAIN if chosen else MessageType.EVALUATE
+    if questions:
+        kind = MessageType.QUERY
+
+    def about_model(site: str) -> RecordDict:
+        return RecordDict({**sent, "task": replace(task, train=site in chosen).to_record()})
 
     def ask(nodes: dict[str, int], now: float) -> None:
         messages = [
             Message(
-                RecordDict({**sent, "task": replace(task, train=site in chosen).to_record()}),
+                questions[site] if questions else about_model(site),
                 node,
-                MessageType.TRAIN if chosen else MessageType.EVALUATE,
+                kind,
                 ttl=settings.round_timeout,
                 group_id=str(task.number),
             )
@@ -138,7 +149,7 @@ def exchange(
         result.refused[site] = why
 
     def pending() -> list[str]:
-        return [s for s in settings.sites if s not in result.answers and s not in result.refused]
+        return [s for s in sites if s not in result.answers and s not in result.refused]
 
     while True:
         for reply in grid.pull_messages(list(asked)):

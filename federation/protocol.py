@@ -12,6 +12,8 @@ part            from                        content
 ``train``       site if it trained          "examples" (interactions), "loss" (mean), "seconds"
 ``delta``       site if it trained          the change, by :func:`federation.compression.encode`
 ``extra``       the same with SCAFFOLD      how the site's control variate changed, likewise
+``masked``      site, of a secure sum       the change by :func:`federation.secure.site.masked_change`
+``secure``      both, of a secure sum       a question of :mod:`federation.secure`, and its answer
 ==============  ==========================  ==================================================
 """
 
@@ -52,6 +54,8 @@ class Task:
         :class:`federation.privacy.rounds.Terms` as text, or "none" (Flower counts no empty text).
     rate : float
         Share of the recipe's learning rate to train with.
+    secure : str
+        :class:`federation.secure.messages.Plan` as text, or "none".
     """
 
     run: str
@@ -65,6 +69,7 @@ class Task:
     seed: int
     privacy: str = "none"
     personal: str = "none"
+    secure: str = "none"
 
     def to_record(self) -> ConfigRecord:
         """Write the task as a part of a message."""

@@ -19,9 +19,11 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from flwr.app import Context, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from safetensors.numpy import save
 
 from federation.checkpoint import (
     Checkpoint,
@@ -40,6 +42,8 @@ from federation.metrics import average_metrics, check_metrics
 from federation.privacy.ledger import LEDGER, Ledger, budget_spent
 from federation.privacy.rounds import Terms, agree_terms, charge, keep_with_model
 from federation.protocol import Reply, Task, vocabulary_digest, write_model
+from federation.secure.messages import read as read_message
+from federation.secure.server import prepare, total
 from federation.selection import select
 from federation.settings import RunSettings
 from federation.strategies.make import make_strategy
@@ -107,7 +111,8 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         asked = replace(task, number=number, rate=_rate(settings, number))
         try:
             spent = _pay(settings, terms, asked, chosen)
-            result = _exchange(grid, settings, state, asked, chosen)
+            train = _train_secretly if settings.secure != "none" else _train
+            result, updates = train(grid, settings, state, asked, chosen)
         except FederationError as error:
             if not budget_spent(error):
                 raise
@@ -116,7 +121,6 @@ def _run(grid: Grid, settings: RunSettings) -> None:
             break
         _complete(state.records[-1], result)
         write_records(run, state.records)
-        updates = [result.answers[site].update for site in chosen if site in result.answers]
         weights, memory = strategy.aggregate(state.weights, updates, state.strategy)
         if settings.keep_updates:
             save_updates(run, number, updates)
@@ -184,10 +188,68 @@ def _exchange(
         reply = Reply.from_content(content, site=site, task=task, limit=limit)
         for part in parts:
             check_metrics(site, reply.figures.get(part, {}))
-        update = _update(state.weights, reply, "control" in sent) if site in chosen else None
-        return _Answer(reply, update)
+        if site not in chosen:
+            return _Answer(reply, None)
+        if task.secure != "none":
+            check_masked(reply)
+            return _Answer(reply, None)
+        return _Answer(reply, _update(state.weights, reply, "control" in sent))
 
     return exchange(grid, settings, task, sent, chosen, read)
+
+
+def _train(
+    grid: Grid, settings: RunSettings, state: Checkpoint, task: Task, chosen: list[str]
+) -> tuple[Exchange[_Answer], list[Update]]:
+    """A round in which each site sends its update."""
+    result = _exchange(grid, settings, state, task, chosen)
+    return result, [result.answers[site].update for site in chosen if site in result.answers]
+
+
+def _train_secretly(
+    grid: Grid, settings: RunSettings, state: Checkpoint, task: Task, chosen: list[str]
+) -> tuple[Exchange[_Answer], list[Update]]:
+    """A round in which the server learns the mean of the sites' updates alone."""
+    traffic = {"bytes_down": 0, "bytes_up": 0}
+
+    def ask(questions: dict[str, str]) -> dict[str, dict[str, Any]]:
+        head = {"run": task.run, "number": task.number}
+        contents = {
+            site: RecordDict({"secure": ConfigRecord(head | {"text": text})})
+            for site, text in questions.items()
+        }
+
+        def told(site: str, content: RecordDict) -> dict[str, Any]:
+            reply = Reply.from_content(content, site=site, task=task, limit=REPLY_ROOM)
+            return read_message(reply.blobs.get("secure", b"").decode(errors="replace"))
+
+        result = exchange(grid, settings, task, {}, [], told, contents)
+        for way in traffic:
+            traffic[way] += getattr(result, way)
+        return result.answers
+
+    content = save(state.weights)
+    about = f"{task.run}/{task.number}/{replace(task, train=True).digest(content)}"
+    prepared = prepare(
+        ask, state.weights, chosen, about=about, rows=settings.secure_rows, seed=settings.seed,
+        number=task.number,
+    )  # fmt: skip
+    planned = replace(task, secure=prepared.plan.to_text())
+    members = sorted(prepared.plan.weights)
+    result = _exchange(grid, settings, state, planned, members)
+    replies = {site: result.answers[site].reply for site in members if site in result.answers}
+    delta = total(ask, prepared, {site: reply.blobs["masked"] for site, reply in replies.items()})
+    figures = {site: reply.figures["train"] for site, reply in replies.items()}
+    examples = {site: int(figure["examples"]) for site, figure in figures.items()}
+    count = sum(examples.values())
+    loss = sum(figures[site]["loss"] * examples[site] for site in figures) / count
+    update = Update("sum of " + ", ".join(figures), delta, count, loss)
+    check_update(state.weights, update)
+    # The sum has come when the last site's part has.
+    result.seconds[update.site] = max(result.seconds[site] for site in replies)
+    result.bytes_down += traffic["bytes_down"]
+    result.bytes_up += traffic["bytes_up"]
+    return result, [update]
 
 
 def _update(weights: Weights, reply: Reply, controlled: bool) -> Update:
@@ -200,6 +262,16 @@ def _update(weights: Weights, reply: Reply, controlled: bool) -> Update:
         raise FederationError(f"Site {reply.site!r} sent no usable update: {error}") from error
     check_update(weights, update)
     return update
+
+
+def check_masked(reply: Reply) -> None:
+    """Refuse the reply of a site that takes part in a secure sum without what it is of."""
+    try:
+        examples, loss = int(reply.figures["train"]["examples"]), reply.figures["train"]["loss"]
+    except KeyError as error:
+        raise FederationError(f"Site {reply.site!r} left {error} out of its reply.") from error
+    if "masked" not in reply.blobs or examples < 1 or not math.isfinite(loss):
+        raise FederationError(f"Site {reply.site!r} sent no usable part of the secure sum.")
 
 
 def _record(

@@ -10,9 +10,13 @@ from pathlib import Path
 from federation.errors import FederationError
 from federation.selection import RULES
 from federation.strategies.make import STRATEGIES, USED_BY
+from federation.secure.aggregation import FEWEST_SITES, MOST_SITES
 
 # Strategies that change how a site trains.
 LOCAL_RULES = ("fedprox", "scaffold")
+# Those that the sum of all updates does not do for.
+NEED_EACH = ("scaffold", "krum", "trimmed_mean", "fedbuff", "fedbn")
+SECURE = ("none", "masks")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ class RunSettings:
         none (see :mod:`federation.privacy.rounds`).
     dp_clip : float
         Largest norm of what one user adds to a step of private training.
+    secure : str
+        "masks" for sums of which the server learns nothing else (see
+        :mod:`federation.secure.aggregation`), or "none".
+    secure_rows : float
+        Share of each table's rows that a secure sum is of, others each round.
     reply_limit : int
         Most bytes that a site may send in a round; 0 for twice the model's and 1 MiB.
     """
@@ -94,6 +103,8 @@ class RunSettings:
     dp_epsilon: float = 0.0
     dp_delta: float = 1e-6
     dp_clip: float = 1.0
+    secure: str = "none"
+    secure_rows: float = 1.0
     reply_limit: int = 0
 
     def __post_init__(self) -> None:
@@ -140,6 +151,24 @@ class RunSettings:
             not self.dp_epsilon or self.strategy not in LOCAL_RULES, "strategy", self.strategy,
             "private training has no rule of its own at the site; use fedavg with dp_epsilon",
         )
+        _require(self.secure in SECURE, "secure", self.secure, f"use {' or '.join(SECURE)}")
+        _require(
+            0 < self.secure_rows <= 1, "secure_rows", self.secure_rows, "use a number in (0, 1]"
+        )
+        if self.secure != "none":
+            _require(
+                self.strategy not in NEED_EACH, "strategy", self.strategy,
+                "it looks at each site's update, which a secure sum hides",
+            )
+            _require(
+                not self.keep_updates, "keep_updates", self.keep_updates,
+                "a secure sum has no updates to keep",
+            )
+            _require(
+                FEWEST_SITES <= max(1, round(self.fraction * len(self.sites))) <= MOST_SITES,
+                "fraction", self.fraction,
+                f"a secure sum needs {FEWEST_SITES} to {MOST_SITES} sites in a round",
+            )
         _require(self.reply_limit >= 0, "reply_limit", self.reply_limit, "use 0 or more bytes")
 
     def to_config(self) -> dict[str, str | int | float | bool]:

@@ -33,6 +33,11 @@ from cli.options import environment_option, json_option
               help="A site that is silent for as long is left out of the round.")
 @click.option("--quorum", type=click.FloatRange(0, 1, min_open=True), default=0.5,
               show_default=True, help="Share of the sites without which no round is closed.")
+@click.option("--secure", type=click.Choice(["none", "masks"]), default="none", show_default=True,
+              help="Sum the sites' changes up under masks, so that the server learns the sum alone.")
+@click.option("--secure-rows", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+              show_default=True,
+              help="Share of each table's rows that a secure sum is of, others each round.")
 @click.option("--wandb", "wandb_project", metavar="PROJECT",
               help="Report to Weights & Biases as well; TensorBoard is written in any case.")
 @json_option

@@ -15,6 +15,8 @@ from federation.errors import FederationError
 from federation.updates import Delta, Rows, Weights
 
 RING_BITS = 32
+# No round of training changes a number by as much as this; the rest of the ring is for precision.
+BOUND = 8.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from federation.checkpoint import read_records
 from federation.errors import FederationError
 from federation.privacy.ledger import LEDGER, Entry, Ledger
 from federation.settings import RunSettings
-from tests.federation.test_server_app import LocalGrid, settings_of, start
+from tests.federation.local_grid import LocalGrid, settings_of, start
 
 if TYPE_CHECKING:
     from tests.federation.conftest import Shop
@@ -25,7 +25,8 @@ def weights(run: Path) -> bytes:
 
 
 def test_a_private_run_spends_its_budget_and_its_model_carries_the_ledger(tmp_path, shop: Shop):
-    grid = LocalGrid(shop.data)
+    homes = tmp_path / "homes"
+    grid = LocalGrid(shop.data, homes=homes)
     start(settings_of(tmp_path, shop, **PRIVATE), grid)
     _, *records = read_records(tmp_path)
     assert 0 < records[0]["epsilon"] < records[1]["epsilon"] <= 8.0
@@ -37,14 +38,15 @@ def test_a_private_run_spends_its_budget_and_its_model_carries_the_ledger(tmp_pa
     # Weighed by the number of users, not by what they did.
     users = {site: trained["examples"] for site, trained in records[0]["trained"].items()}
     assert users == {"north": 60, "south": 25}
-    own = Ledger(Path(grid._homes.name, "north", LEDGER))
+    own = Ledger(homes / "north" / LEDGER)
     assert own.epsilon(1e-6) == pytest.approx(records[-1]["epsilon"])
 
 
 def test_a_run_halts_before_the_round_that_a_site_cannot_afford(tmp_path, shop: Shop):
-    grid = LocalGrid(shop.data)
+    homes = tmp_path / "homes"
+    grid = LocalGrid(shop.data, homes=homes)
     for site in shop.data:
-        spent = Ledger(Path(grid._homes.name, site, LEDGER))
+        spent = Ledger(homes / site / LEDGER)
         spent.charge([Entry("before", site, 1, "a", 0.1, 1.5, 60)], 8.0, 1e-6)
     start(settings_of(tmp_path, shop, rounds=3, **PRIVATE), grid)
     *_, last = read_records(tmp_path)
@@ -52,25 +54,26 @@ def test_a_run_halts_before_the_round_that_a_site_cannot_afford(tmp_path, shop: 
     assert "does not allow another round: epsilon would be" in last["halted"]
     assert weights(tmp_path)  # with the model after the rounds that were paid for
     for site in shop.data:
-        assert Ledger(Path(grid._homes.name, site, LEDGER)).epsilon(1e-6) <= 8.0
+        assert Ledger(homes / site / LEDGER).epsilon(1e-6) <= 8.0
 
 
 def test_a_repeated_round_changes_no_byte_and_costs_nothing(tmp_path, shop: Shop):
-    grid = LocalGrid(shop.data)
+    homes = tmp_path / "homes"
+    grid = LocalGrid(shop.data, homes=homes)
     run = tmp_path / "run"
     settings = settings_of(run, shop, rounds=1, **PRIVATE)
     start(settings, grid)
     before, spent = weights(run), (run / LEDGER).read_text()
-    own = Path(grid._homes.name, "north", LEDGER).read_text()
+    own = (homes / "north" / LEDGER).read_text()
     # As if the server had been killed before it wrote the checkpoint, and the sites' replies lost.
     (run / "checkpoint.safetensors").unlink()
-    for reply in Path(grid._homes.name).glob("*/*/*.safetensors"):
+    for reply in homes.glob("*/*/*.safetensors"):
         reply.unlink()
     shutil.rmtree(run / "artifact")
     start(settings, grid)
     assert weights(run) == before
     assert (run / LEDGER).read_text() == spent
-    assert Path(grid._homes.name, "north", LEDGER).read_text() == own
+    assert (homes / "north" / LEDGER).read_text() == own
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""Rounds under masks, by server and sites in one process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Message
+from safetensors.numpy import load_file
+
+from federation.checkpoint import read_records
+from federation.errors import FederationError
+from federation.secure.site import answer
+from federation.settings import RunSettings
+from recsys.data.interactions import write_interactions
+from tests.federation.conftest import Shop, walks
+from tests.federation.local_grid import LocalGrid, settings_of, start
+
+
+@pytest.fixture(scope="module")
+def four(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    folder = tmp_path_factory.mktemp("four")
+    data = {name: folder / name for name in ("east", "north", "south", "west")}
+    for seed, path in enumerate(data.values()):
+        write_interactions(walks(10 + 5 * seed, seed=seed + 10), path)
+    return replace(shop, data=data)
+
+
+def model_of(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "artifact" / "weights.safetensors")
+
+
+def test_the_model_is_that_of_plain_averaging(tmp_path, four: Shop):
+    start(settings_of(tmp_path / "plain", four, rounds=1), LocalGrid(four.data))
+    grid = LocalGrid(four.data)
+    start(settings_of(tmp_path / "masks", four, rounds=1, secure="masks"), grid)
+    plain, masked = model_of(tmp_path / "plain"), model_of(tmp_path / "masks")
+    for name, wanted in plain.items():
+        np.testing.assert_allclose(masked[name], wanted, atol=2e-6)
+    assert grid.exchanges == 5  # keys, letters, training, shares, and the final evaluation
+
+
+def test_a_site_that_drops_out_does_not_count_and_no_reply_holds_its_rows(tmp_path, four: Shop):
+    seen: dict[str, set[str]] = {}
+
+    def lose(site: str, reply: Message) -> Message:
+        if reply.has_content():
+            seen.setdefault(site, set()).update(reply.content.array_records)
+            if site == "east" and "masked" in reply.content.array_records:
+                del reply.content["masked"]
+        return reply
+
+    settings = settings_of(tmp_path / "masks", four, rounds=1, secure="masks")
+    start(settings, LocalGrid(four.data, lose))
+    _, record = read_records(tmp_path / "masks")
+    assert "no usable part of the secure sum" in record["refused"]["east"]
+    assert all("delta" not in blobs for blobs in seen.values())
+    rest = {site: path for site, path in four.data.items() if site != "east"}
+    others = replace(four, data=rest)
+    start(settings_of(tmp_path / "plain", others, rounds=1), LocalGrid(rest))
+    for name, wanted in model_of(tmp_path / "plain").items():
+        np.testing.assert_allclose(model_of(tmp_path / "masks")[name], wanted, atol=2e-6)
+
+
+def test_too_few_sites_end_the_round_without_a_sum(tmp_path, four: Shop):
+    def lose(site: str, reply: Message) -> Message:
+        if site in ("east", "north") and reply.has_content():
+            reply.content.array_records.pop("masked", None)
+        return reply
+
+    settings = settings_of(tmp_path, four, rounds=1, secure="masks")
+    with pytest.raises(FederationError, match="Only 2 of 4 sites sent their vector; the sum needs"):
+        start(settings, LocalGrid(four.data, lose))
+
+
+def test_another_attempt_at_a_round_gives_the_same_model_under_other_masks(tmp_path, four: Shop):
+    sent: list[dict[str, bytes]] = [{}, {}]
+
+    def note(site: str, reply: Message) -> Message:
+        if reply.has_content() and "masked" in reply.content.array_records:
+            sent[attempt][site] = reply.content["masked"]["bytes"].numpy().tobytes()
+        return reply
+
+    settings = settings_of(tmp_path, four, rounds=1, secure="masks", dp_epsilon=8.0)
+    grid = LocalGrid(four.data, note)
+    attempt = 0
+    start(settings, grid)
+    first = (tmp_path / "artifact" / "weights.safetensors").read_bytes()
+    # As if the server had been killed between the sum and its checkpoint.
+    (tmp_path / "checkpoint.safetensors").unlink()
+    for path in sorted((tmp_path / "artifact").iterdir()):
+        path.unlink()
+    (tmp_path / "artifact").rmdir()
+    attempt = 1
+    start(settings, grid)
+    assert (tmp_path / "artifact" / "weights.safetensors").read_bytes() == first
+    assert all(sent[0][site] != sent[1][site] for site in four.data)
+
+
+def test_a_share_of_the_rows_leaves_the_others_as_they_were(tmp_path, four: Shop):
+    settings = settings_of(tmp_path, four, rounds=1, secure="masks", secure_rows=0.25)
+    start(settings, LocalGrid(four.data))
+    before = load_file(four.initial / "weights.safetensors")["item_embedding.weight"]
+    after = model_of(tmp_path)["item_embedding.weight"]
+    assert (before != after).any(axis=1).sum() == round(0.25 * len(before))
+
+
+def test_a_site_reveals_for_one_set_of_survivors_only(tmp_path):
+    sites = ["a", "b", "c"]
+    head = {"session": "s", "sites": sites, "size": 4}
+
+    def told(site: str, **parts: object) -> dict:
+        text = json.dumps(head | parts)
+        key = site.encode() * 32
+        return json.loads(answer(text, site=site, secret=key, examples=1, folder=tmp_path))
+
+    keys = {site: told(site, stage="keys")["keys"][site] for site in sites}
+    letters = {site: told(site, stage="letters", keys=keys)["letters"] for site in sites}
+    inbox = {site: letters[site]["a"] for site in sites}
+    question = {"stage": "reveal", "keys": keys, "letters": inbox}
+    first = told("a", **question, survivors=["a", "b"])
+    assert told("a", **question, survivors=["b", "a"]) == first
+    with pytest.raises(FederationError, match="asks again for the masks of 's', of other sites"):
+        told("a", **question, survivors=["a", "b", "c"])
+    with pytest.raises(FederationError, match="question of a secure sum is none"):
+        told("a", stage="everything")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"secure": "xor"}, "secure is 'xor': use none or masks"),
+        ({"secure_rows": 0.0}, "secure_rows is 0.0"),
+        ({"secure": "masks", "fraction": 0.3}, "needs 2 to 50 sites in a round"),
+    ],
+)
+def test_settings_that_no_sum_could_follow_are_refused(tmp_path, change, sentence):
+    with pytest.raises(FederationError, match=sentence):
+        RunSettings(folder=tmp_path, sites=("a", "b", "c"), **change)
