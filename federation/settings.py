@@ -9,13 +9,13 @@ from pathlib import Path
 
 from federation.errors import FederationError
 from federation.selection import RULES
-from federation.strategies.make import STRATEGIES, USED_BY
 from federation.secure.aggregation import FEWEST_SITES, MOST_SITES
+from federation.strategies.make import STRATEGIES, USED_BY
 
 # Strategies that change how a site trains.
 LOCAL_RULES = ("fedprox", "scaffold")
 # Those that the sum of all updates does not do for.
-NEED_EACH = ("scaffold", "krum", "trimmed_mean", "fedbuff", "fedbn")
+NEED_EACH = ("scaffold", "krum", "multi-krum", "trimmed-mean")
 SECURE = ("none", "masks")
 
 
@@ -163,6 +163,10 @@ class RunSettings:
             _require(
                 not self.keep_updates, "keep_updates", self.keep_updates,
                 "a secure sum has no updates to keep",
+            )
+            _require(
+                not self.by_row, "by_row", self.by_row,
+                "a secure sum hides which rows a site has changed",
             )
             _require(
                 FEWEST_SITES <= max(1, round(self.fraction * len(self.sites))) <= MOST_SITES,

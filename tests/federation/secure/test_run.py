@@ -134,6 +134,9 @@ def test_a_site_reveals_for_one_set_of_survivors_only(tmp_path):
     [
         ({"secure": "xor"}, "secure is 'xor': use none or masks"),
         ({"secure_rows": 0.0}, "secure_rows is 0.0"),
+        ({"secure": "masks", "strategy": "scaffold"}, "looks at each site's update"),
+        ({"secure": "masks", "keep_updates": True}, "no updates to keep"),
+        ({"secure": "masks", "by_row": True}, "hides which rows"),
         ({"secure": "masks", "fraction": 0.3}, "needs 2 to 50 sites in a round"),
     ],
 )
