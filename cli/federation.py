@@ -164,6 +164,81 @@ def resume(
     )
 
 
+def forget(
+    environment: Environment,
+    site: str,
+    name: str | None,
+    progress: Progress,
+    *,
+    observe: Observe | None = None,
+) -> Trained:
+    """Repeat a run without a site, from the model that it started from.
+
+    Raises
+    ------
+    CommandError
+        The site is in that model already: by an earlier federation.
+    """
+    from federation.unlearning import without
+
+    folder = runs_folder(environment)
+    run = folder / find_run(folder, name).name
+    sites, _ = without(run, site)
+    request = json.loads((run / "request.json").read_text())
+    lineage = environment_store(environment).manifest(request["parent"]).lineage
+    if site in lineage.get("sites", ()):
+        raise CommandError(
+            f"Site {site!r} took part in the model that {run.name} started from, too: forget it in "
+            f"{lineage['run']} first, and federate from the model that comes of it."
+        )
+    return federate(
+        environment,
+        request["parent"],
+        request["how"],
+        progress,
+        observe=observe,
+        wandb_project=request["wandb_project"],
+        sites=sites,
+    )
+
+
+def contribution(environment: Environment, name: str | None) -> list[dict[str, float]]:
+    """What each round of a run would have lost without each site, in NDCG@10 of validation."""
+    import torch
+
+    from federation.contribution import contributions
+    from federation.ledger import load_updates, rounds_kept
+    from federation.metrics import average_metrics
+    from federation.settings import RunSettings
+    from federation.strategies.make import make_strategy
+    from recsys.artifact import load_model, model_of
+    from recsys.data.interactions import load_interactions
+    from recsys.data.split import leave_one_out
+    from recsys.evaluate import evaluate
+
+    folder = runs_folder(environment)
+    run = folder / find_run(folder, name).name
+    load_updates(run, 1)  # refuses a run that kept none
+    stored = json.loads((run / "settings.json").read_text())
+    stored.pop("initial")
+    settings = RunSettings(**stored | {"folder": run, "sites": tuple(stored["sites"])})
+    initial = load_model(run / "initial")
+    held = {site: load_interactions(environment.folder / "sites" / site) for site in settings.sites}
+    splits = {site: leave_one_out(interactions) for site, interactions in held.items()}
+
+    def quality(weights: dict[str, Any]) -> float:
+        tensors = {key: torch.from_numpy(array) for key, array in weights.items()}
+        model = model_of(tensors, len(initial.items), initial.recipe)
+        figures = {
+            site: evaluate(model, interactions, splits[site], part="validation")
+            for site, interactions in held.items()
+        }
+        return average_metrics(figures)["NDCG@10"]
+
+    weights = {key: tensor.numpy().copy() for key, tensor in initial.model.state_dict().items()}
+    return contributions(weights, rounds_kept(run), make_strategy(settings), quality)
+
+
 def runs_folder(environment: Environment) -> Path:
     """Folder of the environment's runs, federated and not."""
     return environment.folder / "runs"

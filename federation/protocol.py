@@ -65,8 +65,8 @@ class Task:
     vocabulary: str
     local_epochs: int
     proximal_mu: float
-    rate: float
     seed: int
+    rate: float = 1.0
     privacy: str = "none"
     personal: str = "none"
     secure: str = "none"

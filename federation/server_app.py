@@ -92,7 +92,6 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         local_epochs=settings.local_epochs,
         proximal_mu=settings.proximal_mu,
         personal=settings.personal,
-        rate=1.0,
         seed=settings.seed,
         privacy=terms.to_text() if terms else "none",
     )

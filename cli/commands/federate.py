@@ -8,6 +8,7 @@ from click.core import ParameterSource
 from cli.application import Application
 from cli.commands.train import show_metrics
 from cli.options import environment_option, json_option
+from cli.strategy_options import strategy_options
 
 
 @click.group(invoke_without_command=True)
@@ -17,10 +18,9 @@ from cli.options import environment_option, json_option
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--local-epochs", type=click.IntRange(1), default=1, show_default=True,
               help="Passes over its own data that a site makes in a round.")
-@click.option("--strategy", type=click.Choice(["fedavg", "fedprox"]), default="fedavg",
-              show_default=True)
-@click.option("--proximal-mu", type=click.FloatRange(0), default=0.0,
-              help="Weight of FedProx's proximal term.")
+@click.option("--site", "sites", multiple=True, metavar="NAME",
+              help="A site that takes part, once for each; by default all do.")
+@strategy_options
 @click.option("--dp-epsilon", type=click.FloatRange(0), default=0.0,
               help="Budget of user-level differential privacy, over all that went into the model; "
                    "0 for none.")
@@ -46,6 +46,7 @@ def federate(
     ctx: click.Context,
     environment: str,
     reference: str,
+    sites: tuple[str, ...],
     wandb_project: str | None,
     as_json: bool,
     **how,
@@ -73,7 +74,13 @@ def federate(
         live_rounds(app, "federate") as (progress, observe),
     ):
         trained = federation.federate(
-            target, reference, how, progress, observe=observe, wandb_project=wandb_project
+            target,
+            reference,
+            how,
+            progress,
+            observe=observe,
+            wandb_project=wandb_project,
+            sites=sorted(sites) or None,
         )
     _show(app, trained, as_json)
 
@@ -163,6 +170,55 @@ def show(app: Application, run: str | None, environment: str, as_json: bool) -> 
             click.echo(f"Round {record['round']} refused {site}: {why}")
     done = f"{len(found.rounds)} of {found.settings['rounds']} rounds"
     click.echo(f"{found.name} is {found.state}: {done}.")
+
+
+@federate.command()
+@click.argument("site")
+@click.argument("run", required=False)
+@environment_option
+@json_option
+@click.pass_obj
+def forget(
+    app: Application, site: str, run: str | None, environment: str, as_json: bool
+) -> None:
+    """Repeat RUN, or the newest, without SITE: a model as if the site had never been in the run."""
+    from cli import federation
+    from cli.lock import environment_lock
+    from cli.rounds import live_rounds
+
+    target = app.environment(environment)
+    with (
+        environment_lock(target.folder, "hybrid federate forget"),
+        live_rounds(app, "federate") as (progress, observe),
+    ):
+        trained = federation.forget(target, site, run, progress, observe=observe)
+    _show(app, trained, as_json)
+
+
+@federate.command()
+@click.argument("run", required=False)
+@environment_option
+@json_option
+@click.pass_obj
+def contribution(app: Application, run: str | None, environment: str, as_json: bool) -> None:
+    """Tell what each round of RUN, or of the newest, would have lost without each site.
+
+    In NDCG@10 on the held-out events of all the run's sites; the run must keep its updates.
+    """
+    from cli import federation
+
+    worth = federation.contribution(app.environment(environment), run)
+    if as_json:
+        app.show_json(worth)
+        return
+    sites = sorted({site for found in worth for site in found})
+    app.show_table(
+        ["round", *sites],
+        [
+            [number, *(f"{found[site]:+.4f}" if site in found else "" for site in sites)]
+            for number, found in enumerate(worth, start=1)
+        ],
+    )
 
 
 def _show(app: Application, trained, as_json: bool) -> None:
