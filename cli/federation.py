@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cli.application import Progress
 from cli.environment import Environment
 from cli.errors import CommandError
+from cli.federation_plan import Planned, Wish, plan_run
 from cli.files import write_text
 from cli.learning import (
     SYNTHETIC,
@@ -45,6 +46,8 @@ def federate(
     how: dict[str, Any],
     progress: Progress,
     *,
+    wish: Wish | None = None,
+    announce: Callable[[Planned], None] | None = None,
     observe: Observe | None = None,
     wandb_project: str | None = None,
     sites: list[str] | None = None,
@@ -60,6 +63,10 @@ def federate(
     ----------
     how
         Settings of the run that differ from the defaults of `federation.run.federate`.
+    wish
+        What is asked of the run's traffic; by default what `how` says of compression.
+    announce
+        Told what a new run will take, before it starts.
     observe
         Told of each round's record.
     wandb_project
@@ -67,22 +74,99 @@ def federate(
     sites
         Sites that take part; by default all that are enrolled, if they run elsewhere and connected.
     """
+    environment.require_local("Federation")
+    wish = wish or Wish(how.get("compression", "none"), how.get("share", 0.1))
+    store = environment_store(environment)
+    parent = store.resolve(reference)
+    sites = participants(environment) if sites is None else sites
+    asked = how | wish.settings()
+    key = sha256(repr((parent, sites, sorted(asked.items()))).encode()).hexdigest()
+    run = runs_folder(environment) / f"federate-{key[:12]}"
+    # What was picked to meet a budget stays: rounds since then would let another plan win.
+    if not (run / "request.json").exists():
+        planned = plan(environment, reference, how, wish, sites)
+        if announce:
+            announce(planned)
+        chosen = planned.chosen
+        picked = how | {
+            "rounds": chosen.rounds,
+            "local_epochs": chosen.local_epochs,
+            "compression": chosen.compression.method,
+            "share": chosen.compression.share,
+        }
+        request = {
+            "parent": parent,
+            "how": picked,
+            "sites": list(chosen.sites),
+            "wandb_project": wandb_project,
+        }
+        write_text(run / "request.json", json.dumps(request))
+    return _run(environment, run, progress, observe)
+
+
+def plan(
+    environment: Environment,
+    reference: str,
+    how: dict[str, Any],
+    wish: Wish,
+    sites: list[str] | None = None,
+) -> Planned:
+    """What a run would take; see :func:`federate` for the arguments."""
+    store = environment_store(environment)
+    parent = store.resolve(reference)
+    sites = participants(environment) if sites is None else sites
+    shares = shared_out(environment, _data(environment, parent, sites))
+    with tempfile.TemporaryDirectory(prefix="hybrid-federate-") as scratch:
+        return plan_run(
+            store.get(parent, Path(scratch) / "model"),
+            {site: shares.get(site) for site in sites},
+            runs_folder(environment),
+            wish,
+            **{name: how[name] for name in ("rounds", "local_epochs") if name in how},
+        )
+
+
+def resume(
+    environment: Environment,
+    name: str | None,
+    progress: Progress,
+    *,
+    observe: Observe | None = None,
+) -> Trained:
+    """Go on with a run that was interrupted; without a name, with the newest that was.
+
+    Raises
+    ------
+    CommandError
+        No run was interrupted, or it was not started by `hybrid federate`.
+    """
+    environment.require_local("Federation")
+    folder = runs_folder(environment)
+    if name is None:
+        open_runs = [run.name for run in past_runs(folder) if run.state != "finished"]
+        if not open_runs:
+            raise CommandError("Nothing to resume: every federated run has ended.")
+        name = open_runs[0]
+    return _run(environment, folder / find_run(folder, name).name, progress, observe)
+
+
+def _run(
+    environment: Environment, run: Path, progress: Progress, observe: Observe | None
+) -> Trained:
+    """Begin the run of a folder's request, or go on with it, and store its model."""
     from federation.run import federate as run_federation
     from recsys.tracking import Tracker
 
-    environment.require_local("Federation")
+    try:
+        request = json.loads((run / "request.json").read_text())
+        parent, how, sites = request["parent"], request["how"], request["sites"]
+        wandb_project = request["wandb_project"]
+    except (OSError, ValueError, KeyError):
+        raise CommandError(
+            f"{run.name} does not tell how it was started: repeat the command that started it."
+        ) from None
     store = environment_store(environment)
-    parent = store.resolve(reference)
-    source = lineage_of(store, parent, "data")
-    interactions = load_data(environment, source["address"])
-    sites = participants(environment) if sites is None else sites
-    if source["address"] != SYNTHETIC:
-        require_not_private(source["address"], f"the sites {', '.join(sites)}")
-    hand_out(environment, interactions)
-    key = sha256(repr((parent, sites, sorted(how.items()))).encode()).hexdigest()
-    run = runs_folder(environment) / f"federate-{key[:12]}"
-    request = {"parent": parent, "how": how, "sites": sites, "wandb_project": wandb_project}
-    write_text(run / "request.json", json.dumps(request))
+    hand_out(environment, _data(environment, parent, sites))
     # Written anew from the records: a caller that was killed may have missed rounds.
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
     audit = environment.audit_log()
@@ -106,7 +190,7 @@ def federate(
     lineage = {
         "made_by": "federate",
         "parent": parent,
-        "data": source,
+        "data": lineage_of(store, parent, "data"),
         "sites": sites,
         "run": run.name,
         "settings": how,
@@ -126,42 +210,12 @@ def federate(
     return Trained(digest, result.metrics, time.monotonic() - start, result.rounds, gate)
 
 
-def resume(
-    environment: Environment,
-    name: str | None,
-    progress: Progress,
-    *,
-    observe: Observe | None = None,
-) -> Trained:
-    """Go on with a run that was interrupted; without a name, with the newest that was.
-
-    Raises
-    ------
-    CommandError
-        No run was interrupted, or it was not started by `hybrid federate`.
-    """
-    folder = runs_folder(environment)
-    if name is None:
-        open_runs = [run.name for run in past_runs(folder) if run.state != "finished"]
-        if not open_runs:
-            raise CommandError("Nothing to resume: every federated run has ended.")
-        name = open_runs[0]
-    run = find_run(folder, name)
-    try:
-        request = json.loads((folder / run.name / "request.json").read_text())
-    except (OSError, ValueError):
-        raise CommandError(
-            f"{run.name} does not tell how it was started: repeat the command that started it."
-        ) from None
-    return federate(
-        environment,
-        request["parent"],
-        request["how"],
-        progress,
-        observe=observe,
-        wandb_project=request["wandb_project"],
-        sites=request["sites"],
-    )
+def _data(environment: Environment, parent: str, sites: list[str]) -> Interactions:
+    """What the model was trained on, unless it must not leave the site where it lies."""
+    address = lineage_of(environment_store(environment), parent, "data")["address"]
+    if address != SYNTHETIC:
+        require_not_private(address, f"the sites {', '.join(sites)}")
+    return load_data(environment, address)
 
 
 def forget(
@@ -331,11 +385,18 @@ def hand_out(environment: Environment, interactions: Interactions) -> None:
     """
     from recsys.data.interactions import write_interactions
 
+    for site, own in shared_out(environment, interactions).items():
+        write_interactions(own, environment.folder / "sites" / site)
+
+
+def shared_out(environment: Environment, interactions: Interactions) -> dict[str, Interactions]:
+    """The users of each of the settings' sites."""
     sites = [site.name for site in environment.settings.sites]
     homes = [site_of(user, len(sites)) for user in interactions.users]
-    for number, site in enumerate(sites):
-        own = [index for index, home in enumerate(homes) if home == number]
-        write_interactions(interactions.select(own), environment.folder / "sites" / site)
+    return {
+        site: interactions.select([index for index, home in enumerate(homes) if home == number])
+        for number, site in enumerate(sites)
+    }
 
 
 def site_of(user: str, count: int) -> int:

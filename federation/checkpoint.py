@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from federation.arrays import flatten, unflatten
 from federation.errors import FederationError
 from federation.files import write_private
-from federation.updates import Weights
+from federation.updates import Delta, Weights
 
 Record = dict[str, Any]
 
@@ -47,21 +48,25 @@ class Checkpoint:
     records : list of dict
         Records of the rounds up to `number`. The last one still lacks its metrics: the global
         model of a round is evaluated in the same exchange in which the next round trains.
+    residual : dict of str to ndarray or Rows
+        What the messages to the sites have left out so far (:mod:`federation.downlink`).
     """
 
     number: int
     weights: Weights
     strategy: Weights
     records: list[Record] = field(default_factory=list)
+    residual: Delta = field(default_factory=dict)
 
     def save(self, run: Path) -> None:
         """Write the checkpoint into the folder of its run."""
         from safetensors.numpy import save
 
         state = json.dumps({"number": self.number, "records": self.records})
-        parts = {"weights": self.weights, "strategy": self.strategy}
-        arrays = {f"{part}/{name}": a for part, named in parts.items() for name, a in named.items()}
-        content = save(arrays, metadata={"state": state})
+        parts = {
+            "weights": self.weights, "strategy": self.strategy, "residual": self.residual,
+        }  # fmt: skip
+        content = save(flatten(parts), metadata={"state": state})
         _write(run, "checkpoint.safetensors", content)
 
     @classmethod
@@ -75,15 +80,18 @@ class Checkpoint:
         try:
             with safe_open(path, framework="numpy") as stored:
                 state = json.loads(stored.metadata()["state"])
-                parts: dict[str, Weights] = {"weights": {}, "strategy": {}}
-                for key in stored.keys():
-                    part, name = key.split("/", 1)
-                    parts[part][name] = stored.get_tensor(key)
+                parts = unflatten({key: stored.get_tensor(key) for key in stored.keys()})
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise FederationError(
                 f"{path} is damaged: delete {run} and run the federation again."
             ) from error
-        return cls(state["number"], parts["weights"], parts["strategy"], state["records"])
+        return cls(
+            state["number"],
+            parts["weights"],
+            parts.get("strategy", {}),
+            state["records"],
+            parts.get("residual", {}),
+        )
 
 
 def digest(weights: Weights) -> str:

@@ -11,10 +11,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from flwr.app import Context, Message
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from federation.compression import Compression, encode
+from federation.downlink import Behind, arrived
 from federation.errors import FederationError
 from federation.local_training import own_model, train_at_site, train_privately
 from federation.privacy.rounds import site_key
@@ -61,22 +63,31 @@ def secure_sum(message: Message, context: Context) -> Message:
 def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Message:
     """Do the task, or give the same reply as the last time that this message came."""
     task = Task.from_record(message.content["task"])
-    content, received = read_model(message.content["model"])
-    control = None
-    if "control" in message.content:
-        also, control = read_model(message.content["control"])
-        content += also
-    request = task.digest(content)
-    # What training follows from: the same in each attempt at a secure sum.
-    about = replace(task, secure="none").digest(content)
     state = SiteState(Path(str(context.node_config["state"])), task.run)
     with state.alone():
+        kept = state.before(task.number)
+        try:
+            received = _arrived(task, read_model(message.content["model"]), kept)
+        except Behind:
+            return Message(RecordDict({"behind": ConfigRecord()}), reply_to=message)
+        control = None
+        if "control" in message.content:
+            control = arrived(read_model(message.content["control"]), {}, None, task.version)
+        request = task.digest(received, control or {})
         reply = state.answer(task.number, request)
         if reply is None:
-            before = state.before(task.number)
-            reply, kept = _work(task, received, control, context, parts, before, about)
+            # What training follows from: the same in each attempt at a secure sum.
+            about = replace(task, secure="none").digest(received, control or {})
+            reply, kept = _work(task, received, control, context, parts, kept, about)
             state.save(request, reply, kept)
     return Message(reply.to_content(), reply_to=message)
+
+
+def _arrived(task: Task, parts: dict[str, bytes], kept: Kept) -> Weights:
+    """The model that the message is about."""
+    held = kept.get("model", {})
+    number = int(kept["version"]["number"]) if held else None
+    return arrived(parts, held, number, task.version)
 
 
 def _work(
@@ -110,12 +121,16 @@ def _work(
                 seed=task.seed, number=task.number, about=f"{task.run}/{task.number}/{about}",
             )  # fmt: skip
         else:
+            coding = Compression(task.compression, task.share)
             residual = kept.get("residual", {})
-            blobs["delta"], residual = encode(trained.delta, residual, Compression())
+            blobs["delta"], residual = encode(trained.delta, residual, coding)
             kept = kept | {"residual": residual}
         if control is not None:
             blobs["extra"], _ = encode(trained.extra, {}, Compression())
         figures["train"] = trained.figures
+    if task.compression != "none":
+        version = {"number": np.array(task.version)}
+        kept = kept | {"model": received, "version": version}
     return Reply(site, task.run, task.number, figures, blobs), kept
 
 

@@ -9,15 +9,22 @@ their messages one after the other, or the whole model where that is not larger.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from federation.compression import Compression, decode, encode
+from federation.errors import FederationError
 from federation.files import write_private
-from federation.updates import Delta, Rows, Weights
+from federation.strategies.averaging import FedAvg
+from federation.strategies.make import Strategy
+from federation.updates import Delta, Rows, Update, Weights
 
+# Name of the part of a message that is the whole model; other parts are named by their round.
+WHOLE = "whole"
 # Rows that are compared at a time: a table as large as the model's would take its memory again.
 CHUNK_ROWS = 1 << 14
 
@@ -64,6 +71,17 @@ def receive(weights: Weights, message: bytes) -> None:
             weights[name] += change
 
 
+def combine(
+    strategy: Strategy, weights: Weights, updates: Sequence[Update], state: Weights
+) -> tuple[Delta, Weights]:
+    """What a strategy makes of the updates, as a change of the weights; and its new state."""
+    # Averages alone need no second table of the weights.
+    if type(strategy) is FedAvg:
+        return strategy.change(updates), state
+    after, state = strategy.aggregate(weights, updates, state)
+    return changed(weights, after), state
+
+
 def changed(before: Weights, after: Weights) -> Delta:
     """After minus before, as rows where there are rows; little memory besides what changed."""
     delta: Delta = {}
@@ -102,9 +120,21 @@ class Messages:
         self._folder = folder
 
     def keep(self, number: int, message: bytes) -> None:
-        """Keep the message that makes the model of round `number` from the one before."""
-        self._folder.mkdir(exist_ok=True)
-        write_private(self._file(number), message)
+        """Keep the message that makes the model of round `number` from the one before.
+
+        Raises
+        ------
+        FederationError
+            If it cannot be written.
+        """
+        try:
+            self._folder.mkdir(exist_ok=True)
+            write_private(self._file(number), message)
+        except OSError as error:
+            raise FederationError(
+                f"{self._file(number)} cannot be written ({error.strerror}): make room and call "
+                "again, to go on after the last finished round."
+            ) from error
 
     def since(self, held: int | None, number: int, most: int) -> list[bytes] | None:
         """The messages that make the model of round `number` from the one that a site holds.
@@ -133,20 +163,84 @@ class Messages:
             return None
         return messages
 
-    def forget(self, before: int) -> None:
-        """Delete the messages of the rounds before a round, which no site needs any more."""
-        for file in self._folder.glob("*.bin"):
-            if int(file.stem) < before:
-                file.unlink(missing_ok=True)
-
     def _file(self, number: int) -> Path:
         return self._folder / f"{number:06d}.bin"
 
 
-def replay(weights: Weights, messages: Sequence[bytes]) -> None:
-    """Change the model in place by one message after the other."""
-    for message in messages:
-        receive(weights, message)
+class Behind(FederationError):
+    """A site does not hold the model that a message goes on from."""
+
+
+class Outgoing:
+    """The model of a round, in the form that each site can read.
+
+    Parameters
+    ----------
+    weights : dict of str to ndarray
+        The model.
+    number : int
+        Its round.
+    messages : Messages or None
+        Of the rounds so far; None to send the whole model always.
+    held : mapping of str to int
+        Round of the model that a site is known to hold.
+    """
+
+    def __init__(
+        self, weights: Weights, number: int, messages: Messages | None, held: Mapping[str, int]
+    ) -> None:
+        self._weights, self._number, self._messages = weights, number, messages
+        self._held = dict(held) if messages else {}
+        self._size = sum(array.nbytes for array in weights.values())
+
+    def parts(self, site: str) -> dict[str, bytes]:
+        """The parts of the message to a site, by name."""
+        held = self._held.get(site)
+        if self._messages is not None and held is not None:
+            messages = self._messages.since(held, self._number, self._size)
+            if messages is not None:
+                return {str(held + 1 + place): each for place, each in enumerate(messages)}
+        self._held.pop(site, None)
+        return {WHOLE: save(self._weights)}
+
+    def has_lost(self, site: str) -> bool:
+        """Note that a site does not hold what it was thought to; False if it was sent all."""
+        return self._held.pop(site, None) is not None
+
+
+def arrived(parts: Mapping[str, bytes], held: Delta, held_number: int | None, number: int) -> Weights:
+    """The model of a round at a site, from a message's parts and the model that the site holds.
+
+    Parameters
+    ----------
+    parts : mapping of str to bytes
+        By :meth:`Outgoing.parts`.
+    held : dict of str to ndarray
+        The model that the site holds.
+    held_number : int or None
+        Its round; None if the site holds none.
+    number : int
+        Round of the model that the message is about.
+
+    Raises
+    ------
+    Behind
+        If what lies between the two models is not in the message.
+    FederationError
+        If the message holds no model.
+    """
+    if WHOLE in parts:
+        try:
+            return load(parts[WHOLE])
+        except SafetensorError as error:
+            raise FederationError(f"The message holds no model ({error}).") from error
+    missed = [str(each) for each in range((held_number or 0) + 1, number + 1)]
+    if held_number is None or held_number > number or not set(missed) <= parts.keys():
+        raise Behind(f"the site does not hold a model from which round {number} can be reached.")
+    weights = {name: np.array(array) for name, array in held.items()}
+    for each in missed:
+        receive(weights, parts[each])
+    return weights
 
 
 def _in_float32(part: np.ndarray | Rows) -> np.ndarray | Rows:

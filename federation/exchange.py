@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from federation.downlink import Behind
 from federation.errors import FederationError
 from federation.protocol import Task, size_of
 from federation.settings import RunSettings
@@ -49,6 +50,8 @@ class Exchange(Generic[Answer]):
         By site that answered: from the exchange's beginning to the answer.
     bytes_down, bytes_up : int
         Bytes of the messages to and the replies from the sites.
+    moved : dict of str to int
+        The same of each site, both ways.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -56,13 +59,14 @@ class Exchange(Generic[Answer]):
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
+    moved: dict[str, int] = field(default_factory=dict)
 
 
 def exchange(
     grid: Grid,
     settings: RunSettings,
     task: Task,
-    sent: dict[str, ArrayRecord],
+    sent: Callable[[str], dict[str, ArrayRecord]],
     chosen: list[str],
     read: Callable[[str, RecordDict], Answer],
     questions: Mapping[str, RecordDict] | None = None,
@@ -77,12 +81,14 @@ def exchange(
     ----------
     task : Task
         What each site shall do; `train` is set for those of `chosen`.
-    sent : dict of str to ArrayRecord
-        The model that it is about, and what the strategy sends along.
+    sent : callable
+        Given a site, the model that it is about in a form that the site can read, and what the
+        strategy sends along.
     chosen : list of str
         Sites that train; if none, all only evaluate.
     read : callable
-        Given a site and what it sent, gives the answer or raises FederationError if it is unusable.
+        Given a site and what it sent, gives the answer or raises FederationError if it is unusable;
+        Behind if the site could not read its model and shall get another form.
     questions : dict of str to RecordDict, optional
         By site what it is asked in the place of the model and task; no other site is asked.
 
@@ -106,7 +112,7 @@ def exchange(
         kind = MessageType.QUERY
 
     def about_model(site: str) -> RecordDict:
-        return RecordDict({**sent, "task": replace(task, train=site in chosen).to_record()})
+        return RecordDict({**sent(site), "task": replace(task, train=site in chosen).to_record()})
 
     def ask(nodes: dict[str, int], now: float) -> None:
         messages = [
@@ -120,8 +126,10 @@ def exchange(
             for site, node in nodes.items()
         ]
         asked.update(zip(grid.push_messages(messages), nodes, strict=True))
-        result.bytes_down += sum(size_of(message.content) for message in messages)
-        for site in nodes:
+        for site, message in zip(nodes, messages, strict=True):
+            size = size_of(message.content)
+            result.bytes_down += size
+            result.moved[site] = result.moved.get(site, 0) + size
             if times[site]:
                 log.info("site %r is asked again in round %d", site, task.number)
             due[site] = now + settings.ask_again * 2 ** times[site]
@@ -132,10 +140,15 @@ def exchange(
         if site is None or site not in pending():
             return
         if not reply.has_error():
-            result.bytes_up += size_of(reply.content)
+            size = size_of(reply.content)
+            result.bytes_up += size
+            result.moved[site] += size
             try:
                 result.answers[site] = read(site, reply.content)
                 result.seconds[site] = round(time.monotonic() - began, 3)
+            except Behind:
+                log.info("site %r gets the whole model", site)
+                due[site] = 0.0
             except FederationError as error:
                 leave_out(site, str(error))
         elif reply.error.code in LOST:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
 
 from federation.compression import Compression
 from federation.errors import FederationError
@@ -48,6 +50,13 @@ class Site:
     touched: float = 1.0
     bandwidth: float | None = None
     epoch_seconds: float | None = None
+
+
+class Measured(NamedTuple):
+    """Of a site: bytes a second between it and the server, and seconds of a pass over its data."""
+
+    bandwidth: float
+    epoch_seconds: float
 
 
 @dataclass(frozen=True)
@@ -221,6 +230,34 @@ def message_bytes(
     return MESSAGE_BYTES + math.ceil(bits / 8)
 
 
+def measured(records: Sequence[Mapping[str, Any]], local_epochs: int) -> dict[str, Measured]:
+    """What the rounds of a run tell of the sites that trained in it.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+        Of the rounds, by :mod:`federation.server_app`: of each site that trained "seconds" (its
+        training), "answered" (from the question to the answer's last byte) and "bytes".
+    local_epochs : int
+        Passes that the sites made in each.
+
+    Returns
+    -------
+    dict of str to Measured
+        Bytes a second and seconds of a pass. The time of a small message is mostly something
+        else than its transport, so the fastest transport seen counts.
+    """
+    speeds: dict[str, list[float]] = {}
+    passes: dict[str, list[float]] = {}
+    for record in records:
+        for site, told in record.get("trained", {}).items():
+            if {"seconds", "answered", "bytes"} <= told.keys():
+                transport = max(told["answered"] - told["seconds"], 1e-3)
+                speeds.setdefault(site, []).append(told["bytes"] / transport)
+                passes.setdefault(site, []).append(told["seconds"] / local_epochs)
+    return {site: Measured(max(speeds[site]), median(passes[site])) for site in speeds}
+
+
 def expected_touched(items: int, distinct: int, draws: int) -> float:
     """Share of a table's rows that a pass changes.
 
@@ -268,7 +305,7 @@ def _told(tried: Sequence[Plan]) -> str:
     least = min(tried, key=lambda plan: (plan.run_seconds or 0, plan.run_bytes))
     seconds = "" if least.run_seconds is None else f", {least.run_seconds:.0f} s"
     return (
-        f"the smallest, {least.compression.method} on {', '.join(least.sites)} with "
+        f"the smallest, {least.compression} on {', '.join(least.sites)} with "
         f"{least.local_epochs} local epochs in {least.rounds} rounds, takes "
         f"{least.run_bytes / 1e6:.2f} MB{seconds} and {least.run_cost:.4f} USD"
     )

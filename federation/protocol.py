@@ -3,8 +3,8 @@
 ==============  ==========================  ==================================================
 part            from                        content
 ==============  ==========================  ==================================================
-``model``       server                      the model's weights, see :func:`write_model`
-``control``     server with SCAFFOLD        its control variate, in the same form
+``model``       server                      the model, see :class:`federation.downlink.Outgoing`
+``control``     server with SCAFFOLD        its control variate, whole
 ``task``        server                      a :class:`Task`
 ``reply``       site                        site, run and round that the reply is of
 ``validation``  site                        metrics of the received model on held-out users
@@ -14,6 +14,7 @@ part            from                        content
 ``extra``       the same with SCAFFOLD      how the site's control variate changed, likewise
 ``masked``      site, of a secure sum       the change by :func:`federation.secure.site.masked_change`
 ``secure``      both, of a secure sum       a question of :mod:`federation.secure`, and its answer
+``behind``      site, alone                 the site does not hold what the model goes on from
 ==============  ==========================  ==================================================
 """
 
@@ -21,12 +22,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from federation.errors import FederationError
 from federation.updates import Weights
@@ -42,13 +42,15 @@ class Task:
         Identity of the run, the same from its first call to its last.
     number : int
         The round.
+    version : int
+        Round that the model in the message comes from.
     train : bool
         Whether this site trains; it evaluates in any case.
     recipe : str
         The model's recipe as JSON.
     vocabulary : str
         :func:`vocabulary_digest` of the model's items.
-    local_epochs, proximal_mu, personal, seed
+    local_epochs, proximal_mu, personal, seed, compression, share
         See :class:`federation.settings.RunSettings`.
     privacy : str
         :class:`federation.privacy.rounds.Terms` as text, or "none" (Flower counts no empty text).
@@ -60,12 +62,15 @@ class Task:
 
     run: str
     number: int
+    version: int
     train: bool
     recipe: str
     vocabulary: str
     local_epochs: int
     proximal_mu: float
     seed: int
+    compression: str = "none"
+    share: float = 0.1
     rate: float = 1.0
     privacy: str = "none"
     personal: str = "none"
@@ -85,10 +90,18 @@ class Task:
         """Patterns of the layers that stay at the site."""
         return [] if self.personal == "none" else self.personal.split(",")
 
-    def digest(self, model: bytes) -> str:
-        """Digest of the task and its model: equal if the message is a repeated one."""
-        task = json.dumps(asdict(self), sort_keys=True).encode()
-        return hashlib.sha256(hashlib.sha256(task).digest() + model).hexdigest()
+    def digest(self, *parts: Weights) -> str:
+        """Digest of the task and its weights: equal if the message is a repeated one.
+
+        They may come whole the one time and as changes the other.
+        """
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        for weights in parts:
+            for name in sorted(weights):
+                array = np.ascontiguousarray(weights[name])
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(array.tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -156,28 +169,26 @@ def vocabulary_digest(items: list[str]) -> str:
     return hashlib.sha256("\n".join(items).encode()).hexdigest()
 
 
-def write_model(weights: Weights) -> ArrayRecord:
-    """Write a model as a part of a message: one array that holds a safetensors file.
+def write_model(parts: Mapping[str, bytes]) -> ArrayRecord:
+    """Write a model's parts as a part of a message, an array each.
 
     Flower sends every array of a record as an object of its own, and an object takes the SuperLink
-    several requests and some 40 ms; a transformer has dozens of arrays.
+    several requests and some 40 ms; a transformer has dozens of arrays, but its parts are few.
     """
-    return _blob(save(weights))
+    return ArrayRecord(
+        {name: Array(np.frombuffer(content, np.uint8)) for name, content in parts.items()}
+    )
 
 
-def read_model(record: ArrayRecord) -> tuple[bytes, Weights]:
-    """Read the model of a message: its bytes as they came, and its weights.
+def read_model(record: ArrayRecord) -> dict[str, bytes]:
+    """Read the parts of a message's model.
 
     Raises
     ------
     FederationError
-        If the part does not hold a safetensors file.
+        If they are not arrays of bytes.
     """
-    content = _bytes(record)
-    try:
-        return content, load(content)
-    except SafetensorError as error:
-        raise FederationError(f"The message holds no model ({error}).") from error
+    return {name: _array_bytes(record, name) for name in record}
 
 
 def size_of(content: RecordDict) -> int:
@@ -191,12 +202,16 @@ def size_of(content: RecordDict) -> int:
 
 
 def _blob(content: bytes) -> ArrayRecord:
-    return ArrayRecord({"bytes": Array(np.frombuffer(content, np.uint8))})
+    return write_model({"bytes": content})
 
 
 def _bytes(record: ArrayRecord) -> bytes:
+    return _array_bytes(record, "bytes")
+
+
+def _array_bytes(record: ArrayRecord, name: str) -> bytes:
     try:
-        return record["bytes"].numpy().tobytes()
+        return record[name].numpy().tobytes()
     except (KeyError, ValueError, TypeError) as error:
         raise FederationError(f"A part of the message is none that we know ({error}).") from error
 

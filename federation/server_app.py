@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from safetensors.numpy import save
 
@@ -34,6 +34,7 @@ from federation.checkpoint import (
     write_records,
 )
 from federation.compression import decode
+from federation.downlink import WHOLE, Behind, Messages, Outgoing, advance, combine
 from federation.errors import FederationError
 from federation.exchange import Exchange, exchange
 from federation.files import new_folder
@@ -47,7 +48,7 @@ from federation.secure.server import prepare, total
 from federation.selection import select
 from federation.settings import RunSettings
 from federation.strategies.make import make_strategy
-from federation.updates import Update, Weights, check_update
+from federation.updates import Delta, Update, Weights, check_update
 from recsys.artifact import LoadedModel, load_model, save_model
 
 # What a reply may have where the settings say nothing: the model twice (a change and what a
@@ -81,11 +82,11 @@ def _run(grid: Grid, settings: RunSettings) -> None:
     run = settings.folder
     initial = load_model(run / "initial")
     state = Checkpoint.load(run) or Checkpoint(0, _weights_of(initial), {}, [{"round": 0}])
-    strategy = make_strategy(settings)
     terms = _terms(settings)
     task = Task(
         run=identity(run),
         number=0,
+        version=0,
         train=False,
         recipe=json.dumps(initial.recipe.to_dict()),
         vocabulary=vocabulary_digest(initial.items),
@@ -93,8 +94,11 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         proximal_mu=settings.proximal_mu,
         personal=settings.personal,
         seed=settings.seed,
+        compression=settings.compression,
+        share=settings.share,
         privacy=terms.to_text() if terms else "none",
     )
+    messages = None if settings.compression == "none" else Messages(run / "messages")
     for number in range(state.number + 1, settings.rounds + 1):
         log.info("round %d of %d", number, settings.rounds)
         began = time.monotonic()
@@ -107,11 +111,11 @@ def _run(grid: Grid, settings: RunSettings) -> None:
             deadline=settings.answer_within or math.inf,
             seed=settings.seed,
         )
-        asked = replace(task, number=number, rate=_rate(settings, number))
+        asked = replace(task, number=number, version=number - 1, rate=_rate(settings, number))
         try:
             spent = _pay(settings, terms, asked, chosen)
             train = _train_secretly if settings.secure != "none" else _train
-            result, updates = train(grid, settings, state, asked, chosen)
+            result, updates = train(grid, settings, state, messages, asked, chosen)
         except FederationError as error:
             if not budget_spent(error):
                 raise
@@ -120,21 +124,39 @@ def _run(grid: Grid, settings: RunSettings) -> None:
             break
         _complete(state.records[-1], result)
         write_records(run, state.records)
-        weights, memory = strategy.aggregate(state.weights, updates, state.strategy)
         if settings.keep_updates:
             save_updates(run, number, updates)
         record = _record(number, updates, result, time.monotonic() - began) | spent
+        weights, memory, residual = _combine(settings, state, messages, number, updates)
         record |= {"asked": sorted(chosen), "model": digest(weights)}
-        state = Checkpoint(number, weights, memory, [*state.records, record])
+        state = Checkpoint(number, weights, memory, [*state.records, record], residual)
         state.save(run)
-    last = replace(task, number=settings.rounds + 1)
-    result = _exchange(grid, settings, state, last, [])
+    last = replace(task, number=settings.rounds + 1, version=state.number)
+    result = _exchange(grid, settings, state, messages, last, [])
     _complete(state.records[-1], result)
     write_records(run, state.records)
     metrics = average_metrics(
         {site: answer.reply.figures["test"] for site, answer in result.answers.items()}
     )
     _write_artifact(run, initial, state.weights, metrics)
+
+
+def _combine(
+    settings: RunSettings,
+    state: Checkpoint,
+    messages: Messages | None,
+    number: int,
+    updates: list[Update],
+) -> tuple[Weights, Weights, Delta]:
+    """New weights, the strategy's new state, and what the round's message leaves out."""
+    strategy = make_strategy(settings)
+    if messages is None:
+        return *strategy.aggregate(state.weights, updates, state.strategy), {}
+    change, memory = combine(strategy, state.weights, updates, state.strategy)
+    # In place: the weights may be large, and those of the round before are needed no more.
+    message, residual = advance(state.weights, change, state.residual, settings.coding)
+    messages.keep(number, message)
+    return state.weights, memory, residual
 
 
 def _terms(settings: RunSettings) -> Terms | None:
@@ -174,16 +196,25 @@ def _rate(settings: RunSettings, number: int) -> float:
 
 
 def _exchange(
-    grid: Grid, settings: RunSettings, state: Checkpoint, task: Task, chosen: list[str]
+    grid: Grid,
+    settings: RunSettings,
+    state: Checkpoint,
+    messages: Messages | None,
+    task: Task,
+    chosen: list[str],
 ) -> Exchange[_Answer]:
     """Ask every site about the global model; see :func:`federation.exchange.exchange`."""
-    sent = {"model": write_model(state.weights)}
+    outgoing = Outgoing(state.weights, state.number, messages, _held(state.records))
+    along = {}
     if settings.strategy == "scaffold":
-        sent["control"] = write_model(state.strategy)
-    limit = settings.reply_limit or REPLY_MODELS * sent["model"].count_bytes() + REPLY_ROOM
+        along["control"] = write_model({WHOLE: save(state.strategy)})
+    size = sum(array.nbytes for array in state.weights.values())
+    limit = settings.reply_limit or REPLY_MODELS * size + REPLY_ROOM
     parts = ["validation"] if chosen else ["validation", "test"]
 
     def read(site: str, content: RecordDict) -> _Answer:
+        if "behind" in content and outgoing.has_lost(site):
+            raise Behind(f"Site {site!r} does not hold the model of an earlier round.")
         reply = Reply.from_content(content, site=site, task=task, limit=limit)
         for part in parts:
             check_metrics(site, reply.figures.get(part, {}))
@@ -192,21 +223,34 @@ def _exchange(
         if task.secure != "none":
             check_masked(reply)
             return _Answer(reply, None)
-        return _Answer(reply, _update(state.weights, reply, "control" in sent))
+        return _Answer(reply, _update(state.weights, reply, bool(along)))
+
+    def sent(site: str) -> dict[str, ArrayRecord]:
+        return {"model": write_model(outgoing.parts(site)), **along}
 
     return exchange(grid, settings, task, sent, chosen, read)
 
 
 def _train(
-    grid: Grid, settings: RunSettings, state: Checkpoint, task: Task, chosen: list[str]
+    grid: Grid,
+    settings: RunSettings,
+    state: Checkpoint,
+    messages: Messages | None,
+    task: Task,
+    chosen: list[str],
 ) -> tuple[Exchange[_Answer], list[Update]]:
     """A round in which each site sends its update."""
-    result = _exchange(grid, settings, state, task, chosen)
+    result = _exchange(grid, settings, state, messages, task, chosen)
     return result, [result.answers[site].update for site in chosen if site in result.answers]
 
 
 def _train_secretly(
-    grid: Grid, settings: RunSettings, state: Checkpoint, task: Task, chosen: list[str]
+    grid: Grid,
+    settings: RunSettings,
+    state: Checkpoint,
+    messages: Messages | None,
+    task: Task,
+    chosen: list[str],
 ) -> tuple[Exchange[_Answer], list[Update]]:
     """A round in which the server learns the mean of the sites' updates alone."""
     traffic = {"bytes_down": 0, "bytes_up": 0}
@@ -222,20 +266,19 @@ def _train_secretly(
             reply = Reply.from_content(content, site=site, task=task, limit=REPLY_ROOM)
             return read_message(reply.blobs.get("secure", b"").decode(errors="replace"))
 
-        result = exchange(grid, settings, task, {}, [], told, contents)
+        result = exchange(grid, settings, task, lambda site: {}, [], told, contents)
         for way in traffic:
             traffic[way] += getattr(result, way)
         return result.answers
 
-    content = save(state.weights)
-    about = f"{task.run}/{task.number}/{replace(task, train=True).digest(content)}"
+    about = f"{task.run}/{task.number}/{replace(task, train=True).digest(state.weights)}"
     prepared = prepare(
         ask, state.weights, chosen, about=about, rows=settings.secure_rows, seed=settings.seed,
         number=task.number,
     )  # fmt: skip
     planned = replace(task, secure=prepared.plan.to_text())
     members = sorted(prepared.plan.weights)
-    result = _exchange(grid, settings, state, planned, members)
+    result = _exchange(grid, settings, state, messages, planned, members)
     replies = {site: result.answers[site].reply for site in members if site in result.answers}
     delta = total(ask, prepared, {site: reply.blobs["masked"] for site, reply in replies.items()})
     figures = {site: reply.figures["train"] for site, reply in replies.items()}
@@ -246,9 +289,13 @@ def _train_secretly(
     check_update(state.weights, update)
     # The sum has come when the last site's part has.
     result.seconds[update.site] = max(result.seconds[site] for site in replies)
+    result.moved[update.site] = sum(result.moved[site] for site in replies)
     result.bytes_down += traffic["bytes_down"]
     result.bytes_up += traffic["bytes_up"]
     return result, [update]
+def _held(records: list[Record]) -> dict[str, int]:
+    """Round of the model that each site is known to hold: the last one that it evaluated."""
+    return {site: record["round"] for record in records for site in record.get("sites", {})}
 
 
 def _update(weights: Weights, reply: Reply, controlled: bool) -> Update:
@@ -289,6 +336,7 @@ def _record(
                 "loss": update.loss,
                 "seconds": round(update.seconds, 3),
                 "answered": result.seconds[update.site],
+                "bytes": result.moved[update.site],
             }
             for update in updates
         },

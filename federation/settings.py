@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from federation.compression import Compression
 from federation.errors import FederationError
 from federation.selection import RULES
 from federation.secure.aggregation import FEWEST_SITES, MOST_SITES
@@ -79,6 +80,9 @@ class RunSettings:
         Share of each table's rows that a secure sum is of, others each round.
     reply_limit : int
         Most bytes that a site may send in a round; 0 for twice the model's and 1 MiB.
+    compression, share
+        Of the changes that cross, see :class:`federation.compression.Compression`. With "none"
+        the whole model goes down in every round.
     """
 
     folder: Path
@@ -106,6 +110,8 @@ class RunSettings:
     secure: str = "none"
     secure_rows: float = 1.0
     reply_limit: int = 0
+    compression: str = "none"
+    share: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse settings that no run could follow."""
@@ -174,6 +180,16 @@ class RunSettings:
                 f"a secure sum needs {FEWEST_SITES} to {MOST_SITES} sites in a round",
             )
         _require(self.reply_limit >= 0, "reply_limit", self.reply_limit, "use 0 or more bytes")
+        self.coding  # noqa: B018  its own checks
+        _require(
+            not self.keep_updates or self.compression == "none", "compression", self.compression,
+            "a replay of kept updates adds them up exactly; use none with keep_updates",
+        )
+
+    @property
+    def coding(self) -> Compression:
+        """How changes are written."""
+        return Compression(self.compression, self.share)
 
     def to_config(self) -> dict[str, str | int | float | bool]:
         """Write the settings as a Flower run configuration (flat, with kebab-case keys)."""

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
+from federation.arrays import flatten, unflatten
 from federation.errors import FederationError
 from federation.files import write_private
 from federation.protocol import Reply
-from federation.updates import Delta, Rows
+from federation.updates import Delta
 
 # Of older runs only the last few are kept, for those that are taken up again.
 RUNS = 5
@@ -92,7 +93,7 @@ class SiteState:
     def before(self, number: int) -> Kept:
         """What the site kept after the last round before `number`; nothing before the first."""
         earlier = [other for other in self._numbers() if other < number]
-        return _unflatten(_read(self._path(max(earlier)))[1]) if earlier else {}
+        return unflatten(_read(self._path(max(earlier)))[1]) if earlier else {}
 
     def save(self, request: str, reply: Reply, kept: Kept) -> None:
         """Keep a round's reply and what the site carries on from it."""
@@ -108,7 +109,7 @@ class SiteState:
         arrays = {
             f"reply/{name}": np.frombuffer(content, np.uint8)
             for name, content in reply.blobs.items()
-        } | _flatten(kept)
+        } | flatten(kept)
         content = save(arrays, metadata={"about": json.dumps(about)})
         try:
             write_private(self._path(reply.number), content)
@@ -142,27 +143,3 @@ def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
             return json.loads(stored.metadata()["about"]), arrays
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise FederationError(f"{path} is damaged: delete {path.parent}.") from error
-
-
-def _flatten(kept: Kept) -> dict[str, np.ndarray]:
-    arrays = {}
-    for purpose, delta in kept.items():
-        for name, change in delta.items():
-            if isinstance(change, Rows):
-                arrays[f"index/{purpose}/{name}"] = change.index
-                arrays[f"values/{purpose}/{name}"] = change.values
-            else:
-                arrays[f"whole/{purpose}/{name}"] = change
-    return arrays
-
-
-def _unflatten(arrays: dict[str, np.ndarray]) -> Kept:
-    kept: Kept = {}
-    for key, array in arrays.items():
-        form, purpose, name = (*key.split("/", 2), "")[:3]
-        if form == "whole":
-            kept.setdefault(purpose, {})[name] = array
-        elif form == "index":
-            values = arrays[f"values/{purpose}/{name}"]
-            kept.setdefault(purpose, {})[name] = Rows(array, values)
-    return kept

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from click.core import ParameterSource
 
 from cli.application import Application
 from cli.commands.train import show_metrics
-from cli.options import environment_option, json_option
+from cli.options import environment_option, json_option, prices_option
 from cli.strategy_options import strategy_options
 
 
@@ -38,6 +40,22 @@ from cli.strategy_options import strategy_options
 @click.option("--secure-rows", type=click.FloatRange(0, 1, min_open=True), default=1.0,
               show_default=True,
               help="Share of each table's rows that a secure sum is of, others each round.")
+@click.option("--compression", type=click.Choice(["none", "rows", "int8", "topk", "auto"]),
+              default="none", show_default=True,
+              help="What crosses of a change: all, the rows that changed, these as int8, or the "
+              "largest elements; auto takes the mildest that stays in the budget.")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1,
+              show_default=True, help="Share of the changed elements that topk sends.")
+@click.option("--budget-bytes", type=click.FloatRange(0, min_open=True), metavar="BYTES",
+              help="Most that the whole run may move (with --compression auto).")
+@click.option("--budget-seconds", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+              help="Longest that the whole run may take.")
+@click.option("--budget-cost", type=click.FloatRange(0, min_open=True), metavar="USD",
+              help="Most that the run's egress may cost.")
+@click.option("--bandwidth", type=click.FloatRange(0, min_open=True), metavar="MBIT",
+              help="Mbit/s to each site, as hybrid link status tells; else as earlier rounds went.")
+@prices_option
+@click.option("--dry-run", is_flag=True, help="Show what the run would take, and stop.")
 @click.option("--wandb", "wandb_project", metavar="PROJECT",
               help="Report to Weights & Biases as well; TensorBoard is written in any case.")
 @json_option
@@ -47,6 +65,14 @@ def federate(
     environment: str,
     reference: str,
     sites: tuple[str, ...],
+    compression: str,
+    share: float,
+    budget_bytes: float | None,
+    budget_seconds: float | None,
+    budget_cost: float | None,
+    bandwidth: float | None,
+    prices: Path | None,
+    dry_run: bool,
     wandb_project: str | None,
     as_json: bool,
     **how,
@@ -63,12 +89,31 @@ def federate(
                 f"Options of a new run do not go with {ctx.invoked_subcommand}: put its own after it."
             )
         return
+    from dataclasses import asdict
+
     from cli import federation
+    from cli.federation_plan import Wish, show_plan
     from cli.lock import environment_lock
     from cli.rounds import live_rounds
+    from federation.planner import Budget
 
     app: Application = ctx.obj
+    budget = Budget(budget_bytes, budget_seconds, budget_cost)
+    if (compression == "auto") is (budget == Budget()):
+        raise click.UsageError(
+            "--compression auto and a budget go together: add --compression auto, or one of "
+            "--budget-bytes, --budget-seconds and --budget-cost."
+        )
+    speed = None if bandwidth is None else bandwidth * 1e6 / 8
+    wish = Wish(compression, share, budget, speed, prices)
     target = app.environment(environment)
+    if dry_run:
+        planned = federation.plan(target, reference, how, wish, sorted(sites) or None)
+        if as_json:
+            app.show_json(asdict(planned))
+        else:
+            show_plan(app, planned)
+        return
     with (
         environment_lock(target.folder, "hybrid federate"),
         live_rounds(app, "federate") as (progress, observe),
@@ -78,6 +123,8 @@ def federate(
             reference,
             how,
             progress,
+            wish=wish,
+            announce=None if as_json else lambda planned: show_plan(app, planned),
             observe=observe,
             wandb_project=wandb_project,
             sites=sorted(sites) or None,

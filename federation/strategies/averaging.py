@@ -44,7 +44,11 @@ class FedAvg:
             New global weights, of the same names, shapes and types; the same bytes in whatever
             order the updates came.
         """
-        return add(weights, mean_delta(updates, by_row=self._by_row)), state
+        return add(weights, self.change(updates)), state
+
+    def change(self, updates: Sequence[Update]) -> Delta:
+        """What :meth:`aggregate` adds to the weights: as small as what the sites sent."""
+        return mean_delta(updates, by_row=self._by_row)
 
 
 def mean_delta(updates: Sequence[Update], *, by_row: bool = False) -> Delta:

@@ -125,6 +125,49 @@ def test_show_tells_the_settings_the_rounds_and_what_was_refused(interrupted, ca
     assert "finished" in text and "1 of 1" in text and "3.0" in text
 
 
+def test_a_dry_run_tells_bytes_and_costs_and_starts_nothing(at_home, capsys):
+    runs = at_home / "local" / "runs"
+    before = list(runs.glob("*")) if runs.exists() else []
+    arguments = ("federate", "--dry-run", "--rounds", "4")
+    code, text, said = ends(capsys, *arguments, "--compression", "int8")
+    assert code == 0 and "4 rounds of 1 local epoch on site-berlin, site-lyon" in said
+    assert "int8 *" in text and "topk 0.01" in text and "not measured" in text
+    planned = json.loads(ends(capsys, *arguments, "--bandwidth", "8", "--json")[1])
+    chosen = planned["chosen"]
+    size = Path(at_home / "model/weights.safetensors").stat().st_size
+    assert chosen["bytes_down"] == pytest.approx(2 * size, rel=0.5)
+    assert chosen["compression"]["method"] == "none" and chosen["rounds"] == 4
+    assert chosen["cost"] == pytest.approx(chosen["bytes_down"] * 0.09e-9)
+    assert (list(runs.glob("*")) if runs.exists() else []) == before
+
+
+def test_auto_picks_what_stays_in_the_budget_and_stays_with_it(at_home, capsys):
+    arguments = ("federate", "--rounds", "4", "--compression", "auto", "--json")
+    whole = json.loads(ends(capsys, "federate", "--rounds", "4", "--dry-run", "--json")[1])
+    budget = str(whole["chosen"]["run_bytes"] * 0.6)
+    wanted = (*arguments, "--budget-bytes", budget)
+    chosen = json.loads(ends(capsys, *wanted, "--dry-run")[1])["chosen"]
+    assert chosen["run_bytes"] <= float(budget)
+    assert chosen["compression"]["method"] != "none"
+    code, _, error = ends(capsys, *wanted)
+    assert code == 1 and "credentials first" in error
+    requests = [json.loads(f.read_text()) for f in (at_home / "local/runs").glob("*/request.json")]
+    (how,) = [r["how"] for r in requests if r["how"]["rounds"] == chosen["rounds"]]
+    assert (how["compression"], how["share"], how["local_epochs"]) == (
+        *chosen["compression"].values(), chosen["local_epochs"],
+    )  # fmt: skip
+    code, _, error = ends(capsys, *arguments, "--budget-bytes", "10", "--dry-run")
+    assert code == 1 and "No run stays in the budget: the smallest, topk 0.01 on" in error
+    code, _, error = ends(capsys, *arguments, "--budget-seconds", "10", "--dry-run")
+    assert code == 1 and "needs measured sites" in error
+
+
+@pytest.mark.parametrize("options", [["--compression", "auto"], ["--budget-cost", "1"]])
+def test_a_budget_and_auto_go_together(options, at_home, capsys):
+    code, _, error = ends(capsys, "federate", *options)
+    assert code == 2 and "go together" in error
+
+
 def test_what_a_run_was_asked_for_must_be_known_to_resume_it(interrupted, capsys):
     (interrupted / "request.json").unlink()
     code, _, error = ends(capsys, "federate", "resume")

@@ -135,6 +135,7 @@ def test_what_is_left_out_is_the_residual(compression: Compression) -> None:
         received["table"] + residual["table"].dense(200), total, rtol=1e-6, atol=1e-7
     )
     np.testing.assert_allclose(received["bias"] + residual["bias"], sent["bias"], rtol=1e-6)
+    assert all(isinstance(residual[name], np.ndarray) for name in ("bias", "scalar"))
 
 
 @pytest.mark.parametrize("compression", LOSSY)

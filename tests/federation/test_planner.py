@@ -15,6 +15,7 @@ from federation.planner import (
     Site,
     choose,
     expected_touched,
+    measured,
     message_bytes,
     plan,
 )
@@ -40,7 +41,7 @@ def change(touched: float) -> Delta:
     }
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: f"{s.method}-{s.share}")
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @pytest.mark.parametrize("touched", [1.0, 0.02])
 def test_the_size_that_is_planned_is_about_what_is_written(
     scheme: Compression, touched: float
@@ -115,13 +116,25 @@ def test_cost_is_a_budget_too() -> None:
 
 
 def test_a_budget_that_nothing_meets_tells_the_least() -> None:
-    with pytest.raises(FederationError, match=r"topk on fast, slow with 4 .* in 2 rounds, takes"):
+    with pytest.raises(FederationError, match=r"topk 0.01 on fast, slow with 4 .* in 2 rounds, takes"):
         choose(SHAPES, [FAST, SLOW], Budget(bytes=1000), **ASKED)
 
 
 def test_a_budget_of_seconds_needs_measured_sites() -> None:
     with pytest.raises(FederationError, match="new never trained here"):
         choose(SHAPES, [FAST, Site("new")], Budget(seconds=1e9), **ASKED)
+
+
+def test_finished_rounds_tell_how_fast_sites_are() -> None:
+    trained = {"examples": 5, "loss": 1.0, "seconds": 8.0, "answered": 10.0, "bytes": 4_000_000}
+    small = trained | {"seconds": 6.0, "answered": 7.0, "bytes": 1000}
+    old = {"examples": 5, "loss": 1.0}
+    records = [
+        {"round": 0},
+        {"round": 1, "trained": {"north": trained, "south": small, "east": old}},
+        {"round": 2, "trained": {"north": small}},
+    ]
+    assert measured(records, 2) == {"north": (2e6, 3.5), "south": (1e3, 3.0)}
 
 
 def test_touched_rows_are_the_sites_own_and_those_drawn() -> None:

@@ -88,7 +88,7 @@ def test_the_weights_are_the_sites_average(finished: FederatedResult, shop: Shop
             local = load_model(shop.initial).model
             local.load_state_dict(expected.model.state_dict())
             train = leave_one_out(load_interactions(path)).train
-            task = Task("run", number, True, "", "", 1, 0.0, seed=3)
+            task = Task("run", number, number - 1, True, "", "", 1, 0.0, seed=3)
             train_local(local, train, expected.recipe, epochs=1, seed=client_app._seed(task, site))
             sent.append({name: w.numpy() for name, w in local.state_dict().items()})
             counts.append(len(train.sequence))
