@@ -25,8 +25,9 @@ Progress = Callable[[int, int, str], None]
 POLL_SECONDS = 1.0
 # SuperNodes that were just started need some seconds to connect.
 JOIN_SECONDS = 60.0
-# A SuperExec that is there takes a run within a second or two.
-START_SECONDS = 60.0
+# A SuperExec that is there takes a run within a second or two. But Flower gives a ServerApp only
+# 30 s to import everything, and has it started again and again on a machine that is too busy.
+START_SECONDS = 180.0
 # A SuperLink that crashed is given this long to be started again.
 RECOVERY_SECONDS = 60.0
 # A ServerApp that dies as often as this within one round dies of the run itself.
