@@ -37,7 +37,10 @@ def run_ours(grid: Grid, context: Context) -> None:
     settings = RunSettings(
         folder=folder, sites=tuple(str(config["sites"]).split(",")), rounds=int(config["rounds"])
     )
-    task = Task("noop", 0, True, "", "", 1, 0.0, 0)
+    task = Task(
+        run="noop", number=0, train=True, recipe="none", vocabulary="none", local_epochs=1,
+        proximal_mu=0.0, rate=0.0, seed=0,
+    )  # fmt: skip
     weights, state, seconds = WEIGHTS, {}, []
     for number in range(1, settings.rounds + 1):
         began = time.monotonic()
