@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg as StockFedAvg
+from safetensors.numpy import save
 
 from federation.checkpoint import Checkpoint
 from federation.compression import Compression, decode, encode
@@ -38,8 +39,8 @@ def run_ours(grid: Grid, context: Context) -> None:
         folder=folder, sites=tuple(str(config["sites"]).split(",")), rounds=int(config["rounds"])
     )
     task = Task(
-        run="noop", number=0, train=True, recipe="none", vocabulary="none", local_epochs=1,
-        proximal_mu=0.0, rate=0.0, seed=0,
+        run="noop", number=0, version=0, train=True, recipe="none", vocabulary="none",
+        local_epochs=1, proximal_mu=0.0, seed=0,
     )  # fmt: skip
     weights, state, seconds = WEIGHTS, {}, []
     for number in range(1, settings.rounds + 1):
@@ -50,7 +51,10 @@ def run_ours(grid: Grid, context: Context) -> None:
             reply = Reply.from_content(content, site=site, task=asked, limit=1 << 30)
             return Update(site, decode(reply.blobs["delta"], WEIGHTS), 1, 0.0)
 
-        result = exchange(grid, settings, asked, write_model(weights), list(settings.sites), read)
+        model = {"model": write_model({"whole": save(weights)})}
+        result = exchange(
+            grid, settings, asked, lambda site, model=model: model, list(settings.sites), read
+        )
         weights, state = FedAvg().aggregate(weights, list(result.answers.values()), state)
         Checkpoint(number, weights, state, []).save(folder)
         seconds.append(time.monotonic() - began)
