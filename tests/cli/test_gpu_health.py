@@ -17,7 +17,7 @@ from cli import gpu_health
 from cli.environment import Environment
 from infra.gpu_quotas import needed
 from infra.offline.kubernetes_api import application
-from stacks.providers import local_kubeconfig
+from infra.offline.kubernetes_server import kubeconfig
 from stacks.settings import SHIPPED, load_settings
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -157,7 +157,7 @@ def test_cluster_and_group_are_asked(kubernetes, moto_endpoint, tmp_path):
     other["metadata"]["labels"]["hybrid/pool"] = "private"
     httpx.post(f"{kubernetes}/api/v1/nodes", json=other)
     found = gpu_health.pool_findings(
-        "local", settings, local_kubeconfig(kubernetes), "gpu-health"
+        "local", settings, kubeconfig(kubernetes), "gpu-health"
     )
     assert [(f.subject, f.ok) for f in found] == [
         (f"GPU node {machines[0]}", False),
@@ -166,14 +166,14 @@ def test_cluster_and_group_are_asked(kubernetes, moto_endpoint, tmp_path):
     ]
     runtime = {"metadata": {"name": "hybrid-gpu"}, "handler": "nvidia"}
     httpx.post(f"{kubernetes}/apis/node.k8s.io/v1/runtimeclasses", json=runtime)
-    found = gpu_health.pool_findings("local", settings, local_kubeconfig(kubernetes), "of-nobody")
+    found = gpu_health.pool_findings("local", settings, kubeconfig(kubernetes), "of-nobody")
     assert [f.detail for f in found] == ["its machine is gone"]
 
 
 def test_a_cluster_that_does_not_answer_is_told():
     settings = load_settings("local", [SHIPPED])
     (finding,) = gpu_health.pool_findings(
-        "local", settings, local_kubeconfig("http://127.0.0.1:9"), "gpu-health"
+        "local", settings, kubeconfig("http://127.0.0.1:9"), "gpu-health"
     )
     assert not finding.ok and "the Kubernetes API at http://127.0.0.1:9 fails" in finding.detail
 
