@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from cli.application import Application
+from cli.application import Application, Progress
 from cli.commands.train import show_metrics
 from cli.options import environment_option, json_option, prices_option
 from cli.strategy_options import strategy_options
+
+if TYPE_CHECKING:
+    from cli.environment import Environment
+    from cli.rounds import Observe
 
 
 @click.group(invoke_without_command=True)
@@ -93,8 +100,6 @@ def federate(
 
     from cli import federation
     from cli.federation_plan import Wish, show_plan
-    from cli.lock import environment_lock
-    from cli.rounds import live_rounds
     from federation.planner import Budget
 
     app: Application = ctx.obj
@@ -114,10 +119,7 @@ def federate(
         else:
             show_plan(app, planned)
         return
-    with (
-        environment_lock(target.folder, "hybrid federate"),
-        live_rounds(app, "federate") as (progress, observe),
-    ):
+    with _at_work(app, target, "hybrid federate") as (progress, observe):
         trained = federation.federate(
             target,
             reference,
@@ -140,14 +142,9 @@ def federate(
 def resume(app: Application, run: str | None, environment: str, as_json: bool) -> None:
     """Go on with RUN, or with the newest run that was interrupted."""
     from cli import federation
-    from cli.lock import environment_lock
-    from cli.rounds import live_rounds
 
     target = app.environment(environment)
-    with (
-        environment_lock(target.folder, "hybrid federate resume"),
-        live_rounds(app, "federate") as (progress, observe),
-    ):
+    with _at_work(app, target, "hybrid federate resume") as (progress, observe):
         trained = federation.resume(target, run, progress, observe=observe)
     _show(app, trained, as_json)
 
@@ -230,14 +227,9 @@ def forget(
 ) -> None:
     """Repeat RUN, or the newest, without SITE: a model as if the site had never been in the run."""
     from cli import federation
-    from cli.lock import environment_lock
-    from cli.rounds import live_rounds
 
     target = app.environment(environment)
-    with (
-        environment_lock(target.folder, "hybrid federate forget"),
-        live_rounds(app, "federate") as (progress, observe),
-    ):
+    with _at_work(app, target, "hybrid federate forget") as (progress, observe):
         trained = federation.forget(target, site, run, progress, observe=observe)
     _show(app, trained, as_json)
 
@@ -266,6 +258,18 @@ def contribution(app: Application, run: str | None, environment: str, as_json: b
             for number, found in enumerate(worth, start=1)
         ],
     )
+
+
+@contextmanager
+def _at_work(
+    app: Application, target: Environment, command: str
+) -> Iterator[tuple[Progress, Observe]]:
+    """Hold the environment for a command that runs rounds, and show them as they come."""
+    from cli.lock import environment_lock
+    from cli.rounds import live_rounds
+
+    with environment_lock(target.folder, command), live_rounds(app, "federate") as listeners:
+        yield listeners
 
 
 def _show(app: Application, trained, as_json: bool) -> None:

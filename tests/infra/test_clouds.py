@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pulumi.output import Unknown
 
 from infra import azure_gpu_pool
 from infra.gcp_gpu_pool import scheduling, shares
 from infra.gcp_site_link import MOST_SITES, inside_addresses
 from infra.offline import schema
-from infra.offline.wire import UNKNOWN
 from stacks import cloud, link
 from stacks.settings import SHIPPED, load_settings
 
@@ -28,13 +26,11 @@ SITE = "10.81.0.0/16"
 
 
 def sent(value: Any) -> Any:
-    """Inputs as a plugin gets them: whole numbers and what is not known are told as such."""
+    """Inputs as a plugin gets them: whole numbers are told as such."""
     if isinstance(value, dict):
         return {key: sent(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [sent(item) for item in value]
-    if isinstance(value, Unknown):
-        return UNKNOWN
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -61,7 +57,7 @@ def test_a_layer_plans_while_nothing_is_known_and_misspells_no_property(plan, na
     for kind in kinds:
         for inputs in seen.inputs[kind].values():
             found = schema.validate(sent(inputs), schema.input_properties(kind))
-            # Pulumi's mocks leave out what is not known if another program ran in this process.
+            # The mocks leave out what is not known (see conftest.py).
             assert [each for each in found if "is required" not in each.reason] == []
 
 
