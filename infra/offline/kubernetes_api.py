@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -27,6 +25,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+
+from infra.offline.files import write_private
 
 _PATH = re.compile(
     r"^/(?:api/(?P<core>v1)|apis/(?P<group>[a-z0-9.-]+/v[a-z0-9]+))"
@@ -155,13 +155,7 @@ class Records:
     ) -> None:
         file = self.file(version, plural, namespace, name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Secrets are among the objects: mkstemp makes files for the owner only.
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".new-")
-        with os.fdopen(handle, "w") as stream:
-            json.dump(record, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        write_private(file, json.dumps(record).encode())  # secrets are among the objects
 
 
 def _merge(target: Any, patch: Any) -> Any:

@@ -8,10 +8,8 @@ asks for a client certificate.
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import ssl
-import tempfile
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from infra.offline.files import write_private
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
 LOOPBACK = "127.0.0.1"
@@ -125,7 +125,7 @@ def prepare(folder: Path, port: int) -> Path:
         if accounts.exists():  # tokens that it signed stay valid
             del issued["accounts.key"]
         for name, content in issued.items():
-            _write(folder / name, content)
+            write_private(folder / name, content)
         # Last: where it stands, the others do.
         text = {name: base64.b64encode(content).decode() for name, content in issued.items()}
         written = kubeconfig(
@@ -133,7 +133,7 @@ def prepare(folder: Path, port: int) -> Path:
             {"certificate-authority-data": text["ca.crt"]},
             {"client-certificate-data": text["client.crt"], "client-key-data": text["client.key"]},
         )
-        _write(file, written.encode())
+        write_private(file, written.encode())
     return file
 
 
@@ -239,18 +239,3 @@ def _issue() -> dict[str, bytes]:
         "client.key": pem(client),
         "accounts.key": pem(accounts),
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Put a file, which only we can read, in place in one move."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
