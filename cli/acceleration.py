@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cli.application import Progress
 from cli.environment import Environment
-from cli.learning import code_version, environment_store, lineage_of, load_data
+from cli.learning import code_version, environment_store, lineage_of, load_data, store_candidate
 
 if TYPE_CHECKING:
     from recsys.accelerate.job import Acceleration, Comparison
@@ -60,6 +60,5 @@ def accelerate(
             "metrics": comparison.after.metrics,
             "code": code_version(),
         }
-        digest = store.put(target, lineage=lineage)
-    store.move_channel("candidate", digest)
+        digest = store_candidate(environment, target, lineage)
     return Accelerated(parent, digest, comparison)

@@ -24,6 +24,7 @@ from cli.learning import (
     environment_store,
     lineage_of,
     load_data,
+    store_model,
 )
 from cli.promotion import promote
 from cli.rounds import Observe, figures_of
@@ -199,7 +200,7 @@ def _run(
         "metrics": result.metrics,
         "code": code_version(),
     }
-    digest = store.put(result.artifact, lineage=lineage)
+    digest = store_model(environment, result.artifact, lineage)
     audit.append("run ended", run=run.name, model=digest)
     try:
         gate = promote(environment, digest, progress)

@@ -17,6 +17,7 @@ from cli.environment import Environment
 from cli.errors import CommandError
 from cli.stores import objects_at
 from model_store import residency
+from model_store.card import write_card
 from model_store.store import Store
 
 if TYPE_CHECKING:
@@ -199,11 +200,16 @@ def _describe(address: str, interactions: Interactions) -> dict[str, Any]:
     }
 
 
+def store_model(environment: Environment, artifact: Path, lineage: dict[str, Any]) -> str:
+    """Store a model with its card; its digest."""
+    write_card(artifact, lineage)
+    return environment_store(environment).put(artifact, lineage=lineage)
+
+
 def store_candidate(environment: Environment, artifact: Path, lineage: dict[str, Any]) -> str:
-    """Store a model and let `candidate` point to it; its digest."""
-    store = environment_store(environment)
-    digest = store.put(artifact, lineage=lineage)
-    store.move_channel("candidate", digest)
+    """Store a model with its card and let `candidate` point to it; its digest."""
+    digest = store_model(environment, artifact, lineage)
+    environment_store(environment).move_channel("candidate", digest)
     return digest
 
 

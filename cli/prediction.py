@@ -80,7 +80,7 @@ def train(
     }
     with tempfile.TemporaryDirectory(prefix="hybrid-train-") as scratch:
         artifact = task.save(Path(scratch) / "artifact", model, metrics)
-        digest = learning.environment_store(environment).put(artifact, lineage=lineage)
+        digest = learning.store_model(environment, artifact, lineage)
     return learning.Trained(digest, metrics, time.monotonic() - start, [])
 
 

@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from model_store.card import write_card
 from model_store.errors import StoreError
 from model_store.factory import open_store
 
@@ -23,6 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         store = open_store(arguments.address)
+        write_card(arguments.folder, arguments.lineage)
         digest = store.put(arguments.folder, lineage=arguments.lineage)
         store.move_channel("candidate", digest)
     except StoreError as error:

@@ -108,6 +108,13 @@ class FolderObjects(Objects):
                 shutil.copyfileobj(source, copy)
             return True
 
+    def remove(self, key: str) -> None:
+        with self._sentences():
+            path = self._path(key)
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_folder(path.parent)
+
     def above(self) -> Iterator[Objects]:
         yield from map(FolderObjects, self.root.absolute().parents)
 

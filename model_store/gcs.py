@@ -18,6 +18,7 @@ from google.api_core.exceptions import (
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
 from requests import RequestException
 
 from model_store.bucket import SHA256, BucketObjects
@@ -29,6 +30,7 @@ from model_store.objects import (
     changed,
     conflict,
     damaged,
+    disk_failed,
     part_size,
 )
 
@@ -156,6 +158,10 @@ class GcsObjects(BucketObjects):
             except PreconditionFailed:
                 raise conflict(self.address, key) from None
 
+    def remove(self, key: str) -> None:
+        with self._sentences():
+            self.bucket.delete_blobs([self.prefix + key], on_error=lambda gone: None)
+
     def _put_parts(
         self, file: Path, sha256: str, size: int, checksums: list[str], transfer: Transfer
     ) -> list[storage.Blob]:
@@ -193,8 +199,12 @@ class GcsObjects(BucketObjects):
                 f"The bucket gs://{self.bucket_name} does not exist: create it or correct the "
                 "address."
             ) from None
+        except DataCorruption:
+            raise damaged(self.address, "An object") from None
         except (GoogleAPIError, RequestException) as error:
             raise StoreError(f"The store {self.address} does not work: {error}.") from None
+        except OSError as error:
+            raise disk_failed(error) from None
 
 
 def _generation(token: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,6 +128,15 @@ class Objects(ABC):
             The object is not of version `token`.
         """
 
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Remove an object, if it is there."""
+
+    def unfinished(self, key: str) -> str | None:
+        """The note (see `Transfer`) of an upload to `key` that did not end, where the store itself
+        knows one. Only for keys that mean one content for ever."""
+        return None
+
     def is_version(self, key: str, token: str | None) -> bool:
         """Whether an object is still version `token`; None: whether there is none."""
         now = self.entry(key)
@@ -155,6 +165,12 @@ def conflict(address: str, key: str) -> ConflictError:
     return ConflictError(
         f"{key} in {address} was changed by somebody else meanwhile: look at it and decide again."
     )
+
+
+def disk_failed(error: OSError) -> StoreError:
+    """For a file of this machine that cannot be read or written, as on a full disk."""
+    what = f"{error.filename} does" if error.filename else "The files of this machine do"
+    return StoreError(f"{what} not work: {os.strerror(error.errno or 0)}.")
 
 
 def damaged(address: str, key: str) -> StoreError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +16,22 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from model_store.bucket import SHA256, BucketObjects
 from model_store.errors import StoreError
-from model_store.objects import PART, Entry, Transfer, changed, conflict, damaged, part_size
+from model_store.objects import (
+    PART,
+    Entry,
+    Transfer,
+    changed,
+    conflict,
+    damaged,
+    disk_failed,
+    part_size,
+)
 
 MISSING = {"404", "NoSuchKey", "NotFound"}
 # S3 answers 412 where the condition fails, 409 where two conditional writes meet, and 404 where
 # If-Match names an object that is gone.
-LOST = MISSING | {"PreconditionFailed", "ConditionalRequestConflict"}
+# And somebody else may have ended or given up an upload that two went on with.
+LOST = MISSING | {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload"}
 MOST_PARTS = 10_000
 CHUNK = 2**20
 
@@ -40,6 +49,8 @@ class S3Objects(BucketObjects):
         Of the AWS configuration; the process's own by default.
     keys
         Access key and secret; by default they are looked for as every AWS program does.
+    answer_seconds
+        How long the server may be silent before it is asked again, three times at most.
     """
 
     def __init__(
@@ -52,6 +63,7 @@ class S3Objects(BucketObjects):
         profile: str | None = None,
         region: str | None = None,
         keys: tuple[str, str] | None = None,
+        answer_seconds: float = 60.0,
     ) -> None:
         super().__init__(scheme, bucket, prefix, endpoint=endpoint)
         self.on_site = scheme == "onprem"
@@ -68,6 +80,7 @@ class S3Objects(BucketObjects):
             region_name=region or session.region_name or "us-east-1",
             config=Config(
                 connect_timeout=10,
+                read_timeout=answer_seconds,
                 retries={"mode": "standard", "max_attempts": 4},
                 max_pool_connections=64,
                 # Servers other than S3 itself seldom have a host name for each bucket.
@@ -155,6 +168,24 @@ class S3Objects(BucketObjects):
                     if transfer:
                         transfer.moved(len(chunk))
             return True
+
+    def remove(self, key: str) -> None:
+        with self._sentences():
+            self.client.delete_object(**self._name(key))
+
+    def unfinished(self, key: str) -> str | None:
+        with self._sentences():
+            try:
+                uploads = self.client.list_multipart_uploads(
+                    Bucket=self.bucket_name, Prefix=self.prefix + key
+                ).get("Uploads", [])
+            except ClientError as error:
+                if _code(error) == "AccessDenied":  # then the upload begins anew
+                    return None
+                raise
+            ours = [upload for upload in uploads if upload["Key"] == self.prefix + key]
+            newest = max(ours, key=lambda upload: upload["Initiated"], default=None)
+            return newest and newest["UploadId"]
 
     def _put_whole(
         self, file: Path, key: str, sha256: str, token: str | None, transfer: Transfer
@@ -273,7 +304,7 @@ class S3Objects(BucketObjects):
                 ) from None
             raise StoreError(f"The store {self.address} does not work: {error}.") from None
         except OSError as error:
-            raise StoreError(f"{error.filename} does not work: {os.strerror(error.errno or 0)}.")
+            raise disk_failed(error) from None
 
 
 def _condition(token: str | None) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from types import EllipsisType
 from typing import Any
 
 from model_store import residency
+from model_store.blobs import blob_key, get_blob, put_blob
 from model_store.errors import StoreError
-from model_store.folder import sync_file, sync_folder
-from model_store.manifest import FileEntry, Manifest, sha256_of
-from model_store.objects import ConflictError, Entry, Objects
+from model_store.folder import sync_folder
+from model_store.manifest import Manifest
+from model_store.objects import Entry, Objects
 
 CHANNELS = ("candidate", "canary", "production")
 SHORTEST_PREFIX = 6
@@ -88,7 +88,9 @@ class Store:
         private = residency.is_private(folder)
         residency.require_may_go(private, str(folder), self.objects)
         for file in manifest.files:
-            self._put_blob(folder, file, private=private)
+            if private:
+                residency.mark(self.objects, blob_key(file))
+            put_blob(self.objects, folder, file)
         if private:
             residency.mark(self.objects, _manifest(manifest.digest))
         # Another process may have been first: then its manifest is the same.
@@ -125,7 +127,7 @@ class Store:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".incoming-") as incoming:
                 content = Path(incoming) / "model"
                 for file in manifest.files:
-                    self._get_blob(digest, file, content / file.name)
+                    get_blob(self.objects, digest, file, content / file.name)
                 if self.objects.on_site and residency.is_marked(self.objects, _manifest(digest)):
                     (content / residency.MARK).touch()
                 os.replace(content, target)
@@ -225,43 +227,6 @@ class Store:
         if now != digest:
             raise _lost_race(channel, current, now)
 
-    def _put_blob(self, folder: Path, file: FileEntry, *, private: bool) -> None:
-        """Send one file from a private copy, so that what is sent is what was hashed."""
-        key = _blob(file)
-        if private:
-            residency.mark(self.objects, key)
-        found = self.objects.entry(key)
-        # Of an object cut short by another tool only the size tells without reading it.
-        if found and found.size == file.size:
-            return
-        with tempfile.TemporaryDirectory(prefix="hybrid-model-") as private:
-            copy = Path(private) / "blob"
-            try:
-                shutil.copyfile(folder / file.name, copy)
-            except OSError as error:
-                raise StoreError(f"{folder / file.name} cannot be read: {error}.") from None
-            if sha256_of(copy) != file.sha256:
-                raise StoreError(
-                    f"{folder / file.name} changed while it was stored: try again when nothing "
-                    "writes to it."
-                )
-            try:
-                self.objects.put(copy, key, file.sha256, found.token if found else None)
-            except ConflictError:
-                pass  # somebody else has just stored the same content
-
-    def _get_blob(self, digest: str, file: FileEntry, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not self.objects.fetch(_blob(file), target):
-            raise StoreError(f"Model {digest} is not whole: its file {file.name} is missing.")
-        got = sha256_of(target)
-        if got != file.sha256:
-            raise StoreError(
-                f"Model {digest} is corrupt: its file {file.name} should have SHA-256 "
-                f"{file.sha256} but has {got}; store the model again or take another."
-            )
-        sync_file(target)
-
     def _manifests(self, prefix: str = "") -> Iterator[Entry]:
         for entry in self.objects.entries(f"manifests/{prefix}"):
             if entry.key.endswith(".json"):
@@ -281,10 +246,6 @@ class Store:
             models.append(digest.removeprefix("sha256:")[:12] + names)
         more = f" and {len(entries) - 10} more" if len(entries) > 10 else ""
         return f"The store has: {', '.join(models)}{more}."
-
-
-def _blob(file: FileEntry) -> str:
-    return f"blobs/{file.sha256}"
 
 
 def _manifest(digest: str) -> str:
