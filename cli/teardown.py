@@ -93,7 +93,7 @@ class Teardown:
             self.progress(0, STEPS, f"removing what is in no state: {orphan}")
         with told():
             remove(orphans, self.aws, self.gcs)
-            strip(self.found("iam"), self.aws)
+            strip(self.found("iam", "ec2"), self.aws)
 
     def require_nothing_left(self) -> None:
         """List every service once more.

@@ -49,12 +49,18 @@ def remove(found: Iterable[Found], aws: Aws, gcs: Gcs) -> None:
 
 
 def strip(found: Iterable[Found], aws: Aws) -> None:
-    """Take policies and keys off roles and users: while one is left, they cannot be deleted."""
+    """Take policies and keys off roles and users, and subnets off route tables.
+
+    None of these has a tag, so that one which is in no state is not found by itself; and while one
+    is left, what it hangs on cannot be deleted.
+    """
     for each in found:
         if each.kind == "role":
             strip_policies(aws("iam"), "role", each.identity)
         elif each.kind == "user":
             _strip_user(aws, each.identity)
+        elif each.kind == "route table":
+            _leave_subnets(aws, each.identity)
 
 
 def drain(aws: Aws, group: str) -> None:
@@ -234,12 +240,16 @@ def _remove_endpoint(aws: Aws, identity: str) -> None:
     aws("ec2").delete_vpc_endpoints(VpcEndpointIds=[identity])
 
 
-def _remove_table(aws: Aws, identity: str) -> None:
+def _leave_subnets(aws: Aws, identity: str) -> None:
     ec2 = aws("ec2")
     for table in ec2.describe_route_tables(RouteTableIds=[identity])["RouteTables"]:
         for association in table["Associations"]:
             ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
-    ec2.delete_route_table(RouteTableId=identity)
+
+
+def _remove_table(aws: Aws, identity: str) -> None:
+    _leave_subnets(aws, identity)
+    aws("ec2").delete_route_table(RouteTableId=identity)
 
 
 def _remove_profile(aws: Aws, name: str) -> None:

@@ -191,7 +191,8 @@ def _issue() -> dict[str, bytes]:
     def pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         return key.private_bytes(
             serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
+            # The form in which kube-apiserver reads the public half of the accounts' key, too.
+            serialization.PrivateFormat.TraditionalOpenSSL,
             serialization.NoEncryption(),
         )
 

@@ -26,7 +26,7 @@ SOME = {
     "s3:CreateBucket", "s3:PutBucketTagging", "ec2:CreateVpc", "ec2:AttachInternetGateway",
     "ec2:CreateNatGateway", "ec2:CreateSecurityGroup", "ec2:CreateLaunchTemplate",
     "iam:PutRolePolicy", "iam:AddRoleToInstanceProfile", "autoscaling:CreateAutoScalingGroup",
-    "ec2:AttachVpnGateway", "ec2:CreateVpnConnection",
+    "ec2:AttachVpnGateway", "ec2:CreateVpnConnection", "ec2:AssociateRouteTable",
 }  # fmt: skip
 
 

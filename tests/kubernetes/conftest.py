@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=HOW_TO))
 
 
-class Api:
-    """The processes of an API that ends with the tests."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, _free_ports()
-        self.kubeconfig = kubernetes_server.prepare(folder, self.port)
-        programs = kubernetes_server.find_programs()
-        self._processes = []
-        for program in kubernetes_server.commands(programs, folder, self.port):
+@contextmanager
+def running(folder: Path) -> Iterator[Path]:
+    """An API with its controllers; the kubeconfig. Nothing of it is left in the end."""
+    port = _free_ports()
+    kubeconfig = kubernetes_server.prepare(folder, port)
+    programs = kubernetes_server.find_programs()
+    processes: list[subprocess.Popen] = []
+    try:
+        for program in kubernetes_server.commands(programs, folder, port):
+            if program.name == "controllers":  # which wait for the API for ten seconds only
+                until(lambda: kubernetes_server.is_ready(folder, port), "the API is ready")
             with (folder / f"{program.name}.log").open("wb") as log:
-                started = subprocess.Popen(program.command, stdout=log, stderr=log)
-            self._processes.append(started)
-        until(lambda: kubernetes_server.is_ready(folder, self.port), "the API is ready")
-
-    def stop(self) -> None:
-        for process in reversed(self._processes):
+                processes.append(subprocess.Popen(program.command, stdout=log, stderr=log))
+        yield kubeconfig
+    finally:
+        for process in reversed(processes):
             process.kill()
             process.wait()
 
@@ -76,9 +77,8 @@ def until(holds: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """A connection to the API, as the offline plugin makes it."""
-    api = Api(tmp_path_factory.mktemp("kubernetes"))
-    yield Watched({"kubeconfig": str(api.kubeconfig)})
-    api.stop()
+    with running(tmp_path_factory.mktemp("kubernetes")) as kubeconfig:
+        yield Watched({"kubeconfig": str(kubeconfig)})
 
 
 @pytest.fixture(name="until", scope="session")
@@ -122,7 +122,8 @@ class _Recorder(pulumi.runtime.Mocks):
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict]:
         if args.typ == "pulumi:pulumi:StackReference":
-            return args.name, {"outputs": {"kubeconfig": "of the test"}}
+            key = {"id": "of the test", "secret": "of the test"}
+            return args.name, {"outputs": {"kubeconfig": "of the test", "autoscaler_key": key}}
         self.found.append((args.typ, _plain(args.inputs)))
         made = {"result": "random", "certPem": "CERTIFICATE", "privateKeyPem": "KEY"}
         return f"{args.name}-id", made | args.inputs
