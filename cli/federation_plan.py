@@ -82,7 +82,7 @@ def plan_run(
     """
     from infra.cost import read_prices
 
-    price = read_prices(wish.prices).traffic.egress
+    price = max(read_prices(wish.prices).traffic.egress.values())
     shapes, recipe = _read(model)
     known: dict[str, Any] = {}
     for run in reversed(past_runs(runs)):

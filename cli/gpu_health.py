@@ -32,13 +32,15 @@ def gpu_findings(environment: Environment) -> list[Finding]:
         group = stack_outputs(environment, "cloud").get("gpu_group")
     except CommandError as error:
         return [*findings, Finding("Stacks", False, str(error), f"hybrid init {environment.name}")]
-    if kubeconfig and group:
+    if kubeconfig and (group or pool.cloud != "aws"):
         findings += pool_findings(environment.name, settings, kubeconfig, group)
     return findings
 
 
-def pool_findings(name: str, settings: Settings, kubeconfig: str, group: str) -> list[Finding]:
-    """Compare the nodes of the cluster with the machines of the group of environment `name`."""
+def pool_findings(
+    name: str, settings: Settings, kubeconfig: str, group: str | None
+) -> list[Finding]:
+    """Look at the nodes of environment `name`; on AWS compare them with its group's machines."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     from infra.offline.errors import OfflineError
@@ -51,16 +53,19 @@ def pool_findings(name: str, settings: Settings, kubeconfig: str, group: str) ->
         runtime = cluster.call("GET", f"/apis/node.k8s.io/v1/runtimeclasses/{gpu.RUNTIME_CLASS}")
     except OfflineError as error:
         return [Finding("Kubernetes API", False, str(error), f"hybrid up {name}")]
+    launched = None
     try:
-        aws = Aws(settings.region, settings.aws_endpoint)
-        launched = launch_times(aws("autoscaling"), aws("ec2"), group)
+        if group:
+            aws = Aws(settings.region, settings.aws_endpoint)
+            launched = launch_times(aws("autoscaling"), aws("ec2"), group)
     except (BotoCoreError, ClientError) as error:
         return [_no_answer(error)]
     findings = node_findings(nodes, launched, datetime.now(UTC))
     if settings.gpu_pool.device_plugin_image and runtime is None:
         subject = f"RuntimeClass {gpu.RUNTIME_CLASS}"
         findings.append(Finding(subject, False, "not in the cluster", f"hybrid up {name}"))
-    return findings or [Finding("GPU nodes", True, f"none now; group {group} is empty")]
+    empty = f"none now; group {group} is empty" if group else "none now"
+    return findings or [Finding("GPU nodes", True, empty)]
 
 
 def _quotas(settings: Settings) -> list[Finding]:
@@ -114,7 +119,7 @@ def quota_limits(service_quotas: Any, quotas: Iterable[Quota]) -> dict[Quota, fl
 
 
 def node_findings(
-    nodes: Iterable[Mapping[str, Any]], launched: Mapping[str, datetime], now: datetime
+    nodes: Iterable[Mapping[str, Any]], launched: Mapping[str, datetime] | None, now: datetime
 ) -> list[Finding]:
     """What is wrong with each node, and which machine is none.
 
@@ -123,7 +128,7 @@ def node_findings(
     nodes
         Node objects of the pool, as Kubernetes gives them; a node has its machine's id for a name.
     launched
-        Machines of the group, and when each was started.
+        Machines of the group, and when each was started; None where that is not asked.
     now
         The time, with a time zone as in `launched`.
     """
@@ -131,12 +136,12 @@ def node_findings(
     for node in nodes:
         name = node["metadata"]["name"]
         names.add(name)
-        lacks = list(_lacks(node, name in launched))
+        lacks = list(_lacks(node, launched))
         findings += [Finding(f"GPU node {name}", False, *lack) for lack in lacks]
         if not lacks:
             count = node["status"]["allocatable"][gpu.GPU]
             findings.append(Finding(f"GPU node {name}", True, f"ready, {count} × {gpu.GPU}"))
-    for machine, start in launched.items():
+    for machine, start in (launched or {}).items():
         if machine in names:
             continue
         since = f"runs since {start:%Y-%m-%d %H:%M} UTC"
@@ -147,17 +152,21 @@ def node_findings(
     return findings
 
 
-def _lacks(node: Mapping[str, Any], has_machine: bool) -> Iterable[tuple[str, str]]:
+def _lacks(
+    node: Mapping[str, Any], launched: Mapping[str, datetime] | None
+) -> Iterable[tuple[str, str]]:
     """What a node lacks, and the command that mends it."""
     name, status = node["metadata"]["name"], node.get("status", {})
-    if not has_machine:
-        yield "its machine is gone", f"kubectl delete node {name}"
-        return
-    replace = (
-        "name an image with nvidia-container-toolkit in gpu_pool.image_parameter, then: "
-        "aws autoscaling terminate-instance-in-auto-scaling-group "
-        f"--no-should-decrement-desired-capacity --instance-id {name}"
-    )
+    replace = "name an image with nvidia-container-toolkit in gpu_pool.image, then end the machine"
+    if launched is not None:
+        if name not in launched:
+            yield "its machine is gone", f"kubectl delete node {name}"
+            return
+        replace = (
+            "name an image with nvidia-container-toolkit in gpu_pool.image_parameter, then: "
+            "aws autoscaling terminate-instance-in-auto-scaling-group "
+            f"--no-should-decrement-desired-capacity --instance-id {name}"
+        )
     if node["metadata"].get("labels", {}).get(gpu.TOOLKIT_LABEL) == gpu.TOOLKIT_MISSING:
         yield "has no NVIDIA container toolkit", replace
     # Kubernetes 1.30 and later tell the handlers.

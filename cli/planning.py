@@ -49,7 +49,8 @@ class Assessment:
 def assess(environment: Environment, captured: Captured, prices: Prices) -> Assessment:
     """Hold a plan against the rules and price it."""
     findings = policy_findings(environment, captured.declared)
-    told = round_sentence(len(environment.settings.sites), MODEL_MIB, prices)
+    settings = environment.settings
+    told = round_sentence(len(settings.sites), MODEL_MIB, prices, settings.gpu_pool.cloud)
     return Assessment(findings, *costs(environment, captured, prices), told)
 
 

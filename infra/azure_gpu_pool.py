@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -9,6 +10,9 @@ from ipaddress import IPv4Network
 import pulumi
 import pulumi_tls as tls
 from pulumi_azure import authorization, compute, network
+
+from infra import gpu, node_boot
+from infra.azure_token_vault import TOKEN_NAME, AzureTokenVault, AzureTokenVaultArgs
 
 # What a site's k3s and a GPU node say to each other (k3s: "Inbound Rules for K3s Nodes").
 KUBELET, VXLAN, HTTPS = "10250", "8472", "443"
@@ -27,8 +31,8 @@ class AzureGpuPoolArgs:
         The network: a private subnet for the machines, and at its end one for the VPN gateway.
     resource_group
         Made before.
-    site_cidrs
-        Networks behind the link, whose nodes may talk to these.
+    site_cidrs, site_addresses
+        Networks behind the link, whose nodes may talk to these, and their public addresses.
     sku
         Size with GPUs, such as Standard_NC4as_T4_v3.
     minimum, maximum, on_demand_base, spot_share
@@ -36,9 +40,14 @@ class AzureGpuPoolArgs:
     volume_gib
         System disk.
     image
-        Publisher, offer, SKU and version of an image with NVIDIA's driver, with colons between.
+        Publisher, offer, SKU and version of an image with cloud-init, NVIDIA's driver and container
+        toolkit, with colons between.
+    time_slices
+        Pods that share a GPU.
     cluster
         Name under which the cluster autoscaler finds the scale set.
+    joins
+        The cluster that machines join when they boot; None where there is none to join.
     tags
         Put on everything.
     """
@@ -48,6 +57,7 @@ class AzureGpuPoolArgs:
     cidr: IPv4Network
     resource_group: pulumi.Input[str]
     site_cidrs: Sequence[str]
+    site_addresses: Sequence[str]
     sku: str
     minimum: int
     maximum: int
@@ -55,7 +65,9 @@ class AzureGpuPoolArgs:
     spot_share: float
     volume_gib: int
     image: str
+    time_slices: int
     cluster: str
+    joins: node_boot.Cluster | None
     tags: Mapping[str, str]
 
 
@@ -84,6 +96,8 @@ class AzureGpuPool(pulumi.ComponentResource):
         Name of the scale set.
     identity_id, principal_id
         The identity that machines have, and whom roles are given to.
+    token_vault
+        Id of the key vault that must hold the join token; None where there is no cluster to join.
     """
 
     network_id: pulumi.Output[str]
@@ -92,6 +106,7 @@ class AzureGpuPool(pulumi.ComponentResource):
     scale_set: pulumi.Output[str]
     identity_id: pulumi.Output[str]
     principal_id: pulumi.Output[str]
+    token_vault: pulumi.Output[str] | None
 
     def __init__(
         self, name: str, args: AzureGpuPoolArgs, opts: pulumi.ResourceOptions | None = None
@@ -107,8 +122,29 @@ class AzureGpuPool(pulumi.ComponentResource):
         identity = authorization.UserAssignedIdentity(name, opts=self._own, **self._place)
         self.identity_id, self.principal_id = identity.id, identity.principal_id
         self._make_network()
-        self.scale_set = self._make_scale_set().name
+        vault = self._make_token_vault(identity) if args.joins else None
+        self.token_vault = vault and vault.id
+        boot = vault and pulumi.Output.all(identity.client_id, vault.address).apply(self._boot)
+        self.scale_set = self._make_scale_set(boot).name
         self.register_outputs({"network_id": self.network_id, "scale_set": self.scale_set})
+
+    def _make_token_vault(self, identity: authorization.UserAssignedIdentity) -> AzureTokenVault:
+        return AzureTokenVault(
+            self._name,
+            AzureTokenVaultArgs(
+                tenant=identity.tenant_id,
+                reader=identity.principal_id,
+                subnets=[self.subnet_id],
+                addresses=self._args.site_addresses,
+                place=self._place,
+            ),
+            self._own,
+        )
+
+    def _boot(self, told: Sequence[str]) -> str:
+        """Cloud-init of a machine in Base64, without any secret."""
+        membership = node_boot.on_azure(*told, TOKEN_NAME)
+        return base64.b64encode(node_boot.user_data(self._args.joins, membership).encode()).decode()
 
     def _make_network(self) -> None:
         name, args = self._name, self._args
@@ -123,9 +159,9 @@ class AzureGpuPool(pulumi.ComponentResource):
         private = network.Subnet(
             name,
             address_prefixes=[str(machines)],
-            # Out only by the NAT gateway; to the store without it.
+            # Out only by the NAT gateway; to the store and the key vault without it.
             default_outbound_access_enabled=False,
-            service_endpoints=["Microsoft.Storage"],
+            service_endpoints=["Microsoft.Storage", "Microsoft.KeyVault"],
             opts=self._own,
             **within,
         )
@@ -158,7 +194,9 @@ class AzureGpuPool(pulumi.ComponentResource):
         self.network_id, self.subnet_id = net.id, private.id
         self.gateway_subnet_id = gateway_subnet.id
 
-    def _make_scale_set(self) -> compute.OrchestratedVirtualMachineScaleSet:
+    def _make_scale_set(
+        self, boot: pulumi.Output[str] | None
+    ) -> compute.OrchestratedVirtualMachineScaleSet:
         name, args = self._name, self._args
         publisher, offer, sku, version = args.image.split(":")
         # Azure wants a key, and nobody has its other half in hand: no rule lets SSH in.
@@ -171,6 +209,7 @@ class AzureGpuPool(pulumi.ComponentResource):
             sku_name=args.sku,
             instances=args.minimum,
             os_profile={
+                "custom_data": boot,
                 "linux_configuration": {
                     "admin_username": "hybrid",
                     "disable_password_authentication": True,
@@ -200,6 +239,8 @@ class AzureGpuPool(pulumi.ComponentResource):
                 "sku": sku,
                 "version": version,
             },
+            # A machine that the scale set ends is told so, and says when it has left.
+            termination_notification={"enabled": True, "timeout": "PT5M"},
             identity={"type": "UserAssigned", "identity_ids": [self.identity_id]},
             **priorities(args.on_demand_base, args.spot_share),
             # The cluster autoscaler decides how many there are now.
@@ -261,8 +302,8 @@ def autoscaler_tags(args: AzureGpuPoolArgs) -> dict[str, str]:
         "cluster-autoscaler-name": args.cluster,
         "min": str(args.minimum),
         "max": str(args.maximum),
-        f"{template}_label_hybrid_pool": "gpu",
-        f"{template}_resources_nvidia.com_gpu": "1",
+        f"{template}_label_hybrid_pool": gpu.NODE_LABEL_VALUE,
+        f"{template}_resources_nvidia.com_gpu": str(args.time_slices),
     }
 
 

@@ -6,23 +6,31 @@ billed by use, such as traffic and what buckets hold, is told as a price, not gu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from infra.policy.rule import at, listed
+from infra.machine_groups import AWS_TEMPLATE, MachineGroup, machine_group
 from infra.resources import Declared, Recorded
 
 BUNDLED = Path(__file__).with_name("prices.yaml")
-GROUP = "aws:autoscaling/group:Group"
-TEMPLATE = "aws:ec2/launchTemplate:LaunchTemplate"
 INSTANCE = "aws:ec2/instance:Instance"
+# Keys of `storage` in a table: disks of machines, and what holds objects.
+VOLUMES = {"aws": "volume", "gcp": "gcp-volume", "azure": "azure-volume"}
+BUCKETS = {
+    "aws": "aws:s3/bucket:Bucket",
+    "gcp": "gcp:storage/bucket:Bucket",
+    "azure": "azure:storage/account:Account",
+}
+Cloud = Literal["aws", "gcp", "azure"]
 Price = Annotated[float, Field(ge=0)]
+Range = tuple[Price, Price]
 
 
 class PricesError(Exception):
@@ -32,11 +40,11 @@ class PricesError(Exception):
 
 
 class Traffic(BaseModel):
-    """Prices a GB."""
+    """Prices a GB, of what leaves each cloud and of NAT."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     nat: Price
-    egress: Price
+    egress: dict[Cloud, Price]
 
 
 class Prices(BaseModel):
@@ -45,10 +53,10 @@ class Prices(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     as_of: date
     hours_per_month: Annotated[int, Field(gt=0)]
-    regions: dict[str, tuple[Price, Price]]
-    spot: tuple[Price, Price]
+    regions: dict[str, Range]
+    spot: Range
     instances: dict[str, Price]
-    hourly: dict[str, Price]
+    hourly: dict[str, Price | Range]
     monthly: dict[str, Price]
     storage: dict[str, Price]
     traffic: Traffic
@@ -124,9 +132,9 @@ def monthly_cost(
 ) -> Cost:
     """What the resources cost a month in a region."""
     low, high = prices.factors(region)
-    volume = max((size for r in resources if r.type == TEMPLATE for size in _volumes(r)), default=0)
     # A single machine may be described by its launch template only.
-    described = [t for r in resources if r.type == TEMPLATE if (t := r.inputs.get("instanceType"))]
+    templates = [r for r in resources if r.type == AWS_TEMPLATE]
+    described = [str(t) for r in templates if (t := r.inputs.get("instanceType"))]
     items = [
         Item(
             resource.urn.split("::")[0].rpartition(".")[2],
@@ -136,23 +144,25 @@ def monthly_cost(
             None if most is None else most * high,
         )
         for resource in resources
-        for what, least, most in _billed(resource, prices, volume, described)
+        for what, least, most in _billed(resource, resources, prices, described)
     ]
     return Cost(sorted(items, key=lambda item: -(item.high or 0)))
 
 
-def round_traffic(sites: int, model_bytes: int, prices: Prices) -> tuple[float, float]:
+def round_traffic(
+    sites: int, model_bytes: int, prices: Prices, cloud: Cloud
+) -> tuple[float, float]:
     """GB that a federated round moves, and what they cost if the cloud sends the models out.
 
     Each site gets the model and sends its own back; only what leaves the cloud is billed.
     """
     one_way = sites * model_bytes / 1e9
-    return 2 * one_way, one_way * prices.traffic.egress
+    return 2 * one_way, one_way * prices.traffic.egress[cloud]
 
 
-def round_sentence(sites: int, model_mib: float, prices: Prices) -> str:
+def round_sentence(sites: int, model_mib: float, prices: Prices, cloud: Cloud) -> str:
     """What :func:`round_traffic` gives, for people."""
-    gigabytes, dollars = round_traffic(sites, int(model_mib * 2**20), prices)
+    gigabytes, dollars = round_traffic(sites, int(model_mib * 2**20), prices, cloud)
     return (
         f"A federated round of {model_mib:g} MiB moves {gigabytes:.2f} GB; its egress costs up to "
         f"{dollars:.2f} USD."
@@ -160,53 +170,50 @@ def round_sentence(sites: int, model_mib: float, prices: Prices) -> str:
 
 
 def _billed(
-    resource: Declared | Recorded, prices: Prices, volume: float, described: Sequence[str]
+    resource: Declared | Recorded,
+    everything: Sequence[Declared | Recorded],
+    prices: Prices,
+    described: Sequence[str],
 ) -> Iterator[tuple[str, float | None, float | None]]:
     kind, hours = resource.type, prices.hours_per_month
     if kind in prices.hourly:
-        price = prices.hourly[kind] * hours
-        yield f"{_short(kind)}, {prices.hourly[kind]} an hour", price, price
+        price = prices.hourly[kind]
+        least, most = price if isinstance(price, tuple) else (price, price)
+        shown = f"{least}" if least == most else f"{least} to {most}"
+        yield f"{_short(kind)}, {shown} an hour", least * hours, most * hours
     elif kind in prices.monthly:
         yield _short(kind), prices.monthly[kind], prices.monthly[kind]
-    elif kind == GROUP:
-        yield _group(resource.inputs, prices, volume)
+    elif group := machine_group(resource, everything):
+        yield _group(group, prices)
     elif kind == INSTANCE:
         name = str(resource.inputs.get("instanceType") or next(iter(described), "a machine"))
-        price = prices.instances.get(name)
-        month = None if price is None else price * hours
+        machine = prices.instances.get(name)
+        month = None if machine is None else machine * hours
         yield f"{name}, on demand", month, month
 
 
-def _group(
-    inputs: Mapping[str, Any], prices: Prices, volume: float
-) -> tuple[str, float | None, float | None]:
+def _group(group: MachineGroup, prices: Prices) -> tuple[str, float | None, float | None]:
     """The least: the smallest size on the cheapest spot; the most: the largest, the dearest."""
-    policy = inputs.get("mixedInstancesPolicy")
-    overrides = listed(at(policy, "launchTemplate.overrides"))
-    kinds = [str(at(override, "instanceType")) for override in overrides]
-    hourly = [prices.instances.get(kind) for kind in kinds]
-    sizes = [int(inputs.get(key) or 0) for key in ("minSize", "maxSize")]
-    what = f"{sizes[0]} to {sizes[1]} of {', '.join(kinds)}"
+    hourly = [prices.instances.get(kind) for kind in group.kinds]
+    sizes = (group.minimum, group.maximum)
+    what = f"{sizes[0]} to {sizes[1]} of {', '.join(group.kinds)}"
     if not hourly or None in hourly:
-        unknown = [kind for kind, price in zip(kinds, hourly, strict=True) if price is None]
+        unknown = [kind for kind, price in zip(group.kinds, hourly, strict=True) if price is None]
         return f"{what}: no price of {', '.join(unknown) or 'its machines'}", None, None
-    shares = "instancesDistribution.onDemandPercentageAboveBaseCapacity"
-    base = int(at(policy, "instancesDistribution.onDemandBaseCapacity") or 0)
-    on_demand = float(at(policy, shares) if at(policy, shares) is not None else 100) / 100
+    disk = _billed_size(group) * prices.storage[VOLUMES[group.cloud]]
     months = []
     for size, price, spot in zip(sizes, (min(hourly), max(hourly)), prices.spot, strict=True):
-        fixed = min(size, base)
-        machines = fixed + (size - fixed) * (on_demand + (1 - on_demand) * spot)
-        disks = size * volume * prices.storage["volume"]
-        months.append(machines * price * prices.hours_per_month + disks)
+        fixed = min(size, group.base)
+        machines = fixed + (size - fixed) * (group.on_demand + (1 - group.on_demand) * spot)
+        months.append(machines * price * prices.hours_per_month + size * disk)
     return what, months[0], months[1]
 
 
-def _volumes(template: Declared | Recorded) -> Iterator[float]:
-    for mapping in listed(template.inputs.get("blockDeviceMappings")):
-        size = at(mapping, "ebs.volumeSize")
-        if isinstance(size, (int, float)):
-            yield float(size)
+def _billed_size(group: MachineGroup) -> float:
+    """GiB of a machine's disk that are paid for: Azure's go up by powers of two."""
+    if group.cloud != "azure" or not group.volume:
+        return group.volume
+    return float(2 ** math.ceil(math.log2(group.volume)))
 
 
 def _short(kind: str) -> str:

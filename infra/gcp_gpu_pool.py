@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 import pulumi
-from pulumi_gcp import compute, serviceaccount, storage
+from pulumi_gcp import compute, secretmanager, serviceaccount, storage
+
+from infra import node_boot
 
 ANYWHERE = "0.0.0.0/0"
 # What a site's k3s and a GPU node say to each other (k3s: "Inbound Rules for K3s Nodes").
@@ -22,7 +24,7 @@ class GcpGpuPoolArgs:
 
     Parameters
     ----------
-    region, zones, cidr
+    project, region, zones, cidr
         The network: one private subnet, which spans the region's zones.
     site_cidrs
         Networks behind the link, whose nodes may talk to these.
@@ -33,13 +35,16 @@ class GcpGpuPoolArgs:
     volume_gib
         Boot disk.
     image
-        Image or image family with NVIDIA's driver.
+        Image or image family with cloud-init, NVIDIA's driver and container toolkit.
+    joins
+        The cluster that machines join when they boot; None where there is none to join.
     bucket
         The only bucket that the machines can read and add to.
     labels
         Put on machines and disks.
     """
 
+    project: str
     region: str
     zones: Sequence[str]
     cidr: IPv4Network
@@ -51,6 +56,7 @@ class GcpGpuPoolArgs:
     spot_share: float
     volume_gib: int
     image: str
+    joins: node_boot.Cluster | None
     bucket: pulumi.Input[str]
     labels: Mapping[str, str]
 
@@ -89,12 +95,15 @@ class GcpGpuPool(pulumi.ComponentResource):
         Names of the managed groups; the cluster autoscaler finds them by the pool's name.
     service_account
         Address of the account that machines run as.
+    token_secret
+        Full name of the secret that must hold the join token; None where there is no cluster.
     """
 
     network: pulumi.Output[str]
     subnet: pulumi.Output[str]
     groups: list[pulumi.Output[str]]
     service_account: pulumi.Output[str]
+    token_secret: pulumi.Output[str] | None
 
     def __init__(
         self, name: str, args: GcpGpuPoolArgs, opts: pulumi.ResourceOptions | None = None
@@ -117,11 +126,45 @@ class GcpGpuPool(pulumi.ComponentResource):
                 member=account.email.apply(lambda email: f"serviceAccount:{email}"),
                 opts=self._own,
             )
+        self.token_secret = self._make_token_secret(account.email) if args.joins else None
         subnet = self._make_network()
         self._make_firewall(account.email)
         split = shares(args.minimum, args.maximum, args.on_demand_base, args.spot_share)
         self.groups = [self._make_group(share, subnet, account.email) for share in split]
         self.register_outputs({"network": self.network, "groups": self.groups})
+
+    def _make_token_secret(self, account: pulumi.Output[str]) -> pulumi.Output[str]:
+        """Where machines find the token; it is put in by the layer that knows it."""
+        name = f"{self._name}-join"
+        secret = secretmanager.Secret(
+            name,
+            secret_id=name,
+            replication={"user_managed": {"replicas": [{"location": self._args.region}]}},
+            labels=dict(self._args.labels),
+            opts=self._own,
+        )
+        secretmanager.SecretIamMember(
+            name,
+            secret_id=secret.secret_id,
+            role="roles/secretmanager.secretAccessor",
+            member=account.apply(lambda email: f"serviceAccount:{email}"),
+            opts=self._own,
+        )
+        return secret.id
+
+    def _metadata(self) -> dict[str, pulumi.Input[str]]:
+        """What machines are told of themselves: how to boot, without any secret."""
+        args, closed = self._args, {
+            "block-project-ssh-keys": "TRUE",
+            "enable-oslogin": "TRUE",
+            "serial-port-enable": "FALSE",
+        }
+        if args.joins is None or self.token_secret is None:
+            return closed
+        boot = self.token_secret.apply(
+            lambda secret: node_boot.user_data(args.joins, node_boot.on_gcp(args.project, secret))
+        )
+        return closed | {"user-data": boot}
 
     def _make_network(self) -> compute.Subnetwork:
         name, args = self._name, self._args
@@ -206,11 +249,7 @@ class GcpGpuPool(pulumi.ComponentResource):
             service_account={"email": account, "scopes": ["cloud-platform"]},
             scheduling=scheduling(share.spot),
             shielded_instance_config={"enable_vtpm": True, "enable_integrity_monitoring": True},
-            metadata={
-                "block-project-ssh-keys": "TRUE",
-                "enable-oslogin": "TRUE",
-                "serial-port-enable": "FALSE",
-            },
+            metadata=self._metadata(),
             labels=dict(args.labels),
             opts=self._own,
         )

@@ -301,7 +301,7 @@ class GpuPool(pulumi.ComponentResource):
             return None
 
         def render(secret: str) -> str:
-            membership = node_boot.Membership(args.region, secret, self._group_name, LEAVE_HOOK)
+            membership = node_boot.on_aws(args.region, secret, self._group_name, LEAVE_HOOK)
             return base64.b64encode(node_boot.user_data(cluster, membership).encode()).decode()
 
         return self.token_secret.apply(render)

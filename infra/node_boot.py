@@ -2,15 +2,16 @@
 
 Pure: the scripts and units are the files of `node_files/`; what differs between environments is in
 `/etc/hybrid/node.env` and in k3s's configuration. No secret is among it: the machine fetches the
-join token itself, with the role that it has.
+join token itself, with the role or identity that its cloud gives it.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -19,13 +20,11 @@ from infra import gpu, k3s
 FILES = Path(__file__).resolve().parent / "node_files"
 PROGRAMS = "/usr/local/lib/hybrid"
 UNITS = ("hybrid-route.service", "hybrid-join.service", "hybrid-watch.service")
-LARGEST_USER_DATA = 16384  # bytes; EC2 takes no more
 
 # Below what fits through an IPsec tunnel of AWS (1446) and through WireGuard (1420).
 LINK_MTU = 1400
-# Of the two minutes between the notice of an interruption and the end.
+# Of the two minutes between the notice of an interruption and the end on AWS.
 DRAIN_SECONDS = 90
-WATCH_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,49 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Membership:
-    """What a machine needs to come and to go: AWS region, ARN of the token's secret, names of its
-    autoscaling group and of the hook that waits for it to leave."""
+    """What a machine needs to come and to go; :func:`on_aws` and its neighbours make one.
 
-    region: str
-    token_secret: str
-    group: str
-    hook: str
+    Parameters
+    ----------
+    cloud
+        Whose machine it is: what it is told, it asks as `node_files/<cloud>.sh` does.
+    values
+        Settings that this file reads.
+    drain_seconds, watch_seconds
+        How long its pods have to end, and how often it looks for a notice. Together with the last
+        steps they fit between a spot machine's notice and its end.
+    largest
+        Bytes of user data that the cloud takes.
+    labels
+        Of the node, besides those that all have.
+    """
+
+    cloud: Literal["aws", "gcp", "azure"]
+    values: Mapping[str, str]
+    drain_seconds: int
+    watch_seconds: int
+    largest: int
+    labels: Sequence[str] = ()
+
+
+def on_aws(region: str, token_secret: str, group: str, hook: str) -> Membership:
+    """Membership by the ARN of the token's secret, the autoscaling group and the hook that waits
+    for a machine to leave; a spot machine has two minutes."""
+    values = {"REGION": region, "TOKEN_SECRET": token_secret, "GROUP": group, "HOOK": hook}
+    labels = [f"{gpu.ACCELERATOR_LABEL}={gpu.ACCELERATOR}"]
+    return Membership("aws", values, DRAIN_SECONDS, 5, 16384, labels)
+
+
+def on_gcp(project: str, token_secret: str) -> Membership:
+    """Membership by the full name of the token's secret; a spot machine has 30 seconds."""
+    return Membership("gcp", {"PROJECT": project, "TOKEN_SECRET": token_secret}, 20, 2, 262144)
+
+
+def on_azure(identity: str, vault: str, token_secret: str) -> Membership:
+    """Membership by the client id of the machines' identity, the key vault's address and the name
+    of the token's secret in it; a spot machine has 30 seconds."""
+    values = {"CLIENT_ID": identity, "VAULT": vault, "TOKEN_SECRET": token_secret}
+    return Membership("azure", values, 20, 2, 65535)
 
 
 def user_data(cluster: Cluster, membership: Membership) -> str:
@@ -64,12 +99,13 @@ def user_data(cluster: Cluster, membership: Membership) -> str:
     Raises
     ------
     ValueError
-        It is longer than EC2 takes, in bytes.
+        It is longer than the cloud takes, in bytes.
     """
     files = [
         _file("/etc/hybrid/node.env", settings(cluster, membership), "0644"),
-        _file(f"{PROGRAMS}/install-k3s.sh", install_script(cluster.release), "0755"),
+        _file(f"{PROGRAMS}/install-k3s.sh", install_script(cluster.release, membership), "0755"),
         _file(f"{PROGRAMS}/lib.sh", _shipped("lib.sh"), "0644"),
+        _file(f"{PROGRAMS}/cloud.sh", _shipped(f"{membership.cloud}.sh"), "0644"),
         *(
             _file(f"{PROGRAMS}/{name}.sh", _shipped(f"{name}.sh"), "0755")
             for name in ("route", "join", "watch", "leave")
@@ -84,29 +120,26 @@ def user_data(cluster: Cluster, membership: Membership) -> str:
     text = "#cloud-config\n" + yaml.dump(
         {"write_files": files, "runcmd": commands}, Dumper=_Readable, sort_keys=False, width=1000
     )
-    if (size := len(text.encode())) > LARGEST_USER_DATA:
-        raise ValueError(f"user data of {size} bytes, but EC2 takes {LARGEST_USER_DATA}")
+    if (size := len(text.encode())) > membership.largest:
+        raise ValueError(f"user data of {size} bytes, but the cloud takes {membership.largest}")
     return text
 
 
 def settings(cluster: Cluster, membership: Membership) -> str:
     """Text of node.env, which the scripts read."""
     values = {
-        "REGION": membership.region,
         "SERVERS": " ".join(cluster.servers),
         "API_PORT": str(k3s.API_PORT),
         "SITE_NETWORKS": " ".join(cluster.networks),
         "LINK_MTU": str(LINK_MTU),
-        "TOKEN_SECRET": membership.token_secret,
-        "GROUP": membership.group,
-        "HOOK": membership.hook,
-        "DRAIN_SECONDS": str(DRAIN_SECONDS),
-        "WATCH_SECONDS": str(WATCH_SECONDS),
+        **membership.values,
+        "DRAIN_SECONDS": str(membership.drain_seconds),
+        "WATCH_SECONDS": str(membership.watch_seconds),
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
-def install_script(release: k3s.Release, *, root: str = "") -> str:
+def install_script(release: k3s.Release, membership: Membership, *, root: str = "") -> str:
     """Script that installs k3s as an agent with the token on its standard input.
 
     What only the machine knows, such as its name and its server, is in a file of its own beside the
@@ -114,10 +147,7 @@ def install_script(release: k3s.Release, *, root: str = "") -> str:
     """
     configuration = {
         "token-file": k3s.TOKEN_FILE,
-        "node-label": [
-            f"{gpu.NODE_LABEL}={gpu.NODE_LABEL_VALUE}",
-            f"{gpu.ACCELERATOR_LABEL}={gpu.ACCELERATOR}",
-        ],
+        "node-label": [f"{gpu.NODE_LABEL}={gpu.NODE_LABEL_VALUE}", *membership.labels],
         "node-taint": [f"{gpu.GPU}={gpu.TAINT_VALUE}:NoSchedule"],
     }
     text = yaml.safe_dump(configuration, sort_keys=True)

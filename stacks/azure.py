@@ -8,7 +8,9 @@ import pulumi_azure
 from infra.azure_gpu_pool import AzureGpuPool, AzureGpuPoolArgs, grant_store
 from infra.azure_object_store import AzureObjectStore, AzureObjectStoreArgs
 from infra.azure_site_link import AzureSiteLink, AzureSiteLinkArgs
+from infra.azure_token_vault import TOKEN_NAME
 from infra.site_link import LinkedSite
+from stacks.joining import joined_cluster
 from stacks.providers import labels
 from stacks.references import Layer
 from stacks.settings import Settings
@@ -40,6 +42,7 @@ def cloud(environment: str, settings: Settings) -> None:
             zones=settings.zones,
             cidr=settings.network.vpc_cidr,
             site_cidrs=[str(site.cidr) for site in settings.sites],
+            site_addresses=[str(site.public_ip) for site in settings.sites],
             sku=pool.instance_types[0],
             minimum=pool.minimum,
             maximum=pool.maximum,
@@ -47,7 +50,9 @@ def cloud(environment: str, settings: Settings) -> None:
             spot_share=pool.spot_share,
             volume_gib=pool.volume_gib,
             image=pool.image,
+            time_slices=pool.time_slices,
             cluster=name,
+            joins=joined_cluster(settings),
             **place,
         ),
         options,
@@ -72,8 +77,21 @@ def cloud(environment: str, settings: Settings) -> None:
     pulumi.export("resource_group", group.name)
     pulumi.export("gateway_subnet", gpus.gateway_subnet_id)
     pulumi.export("gpu_scale_set", gpus.scale_set)
+    if gpus.token_vault is not None:
+        pulumi.export("token_vault", gpus.token_vault)
     pulumi.export("storage_account", store.account)
     pulumi.export("storage_container", store.container)
+
+
+def put_token(environment: str, settings: Settings, token: pulumi.Input[str], cloud: Layer) -> None:
+    """Put the join token where layer `cloud` has told the machines to look."""
+    pulumi_azure.keyvault.Secret(
+        "join-token",
+        name=TOKEN_NAME,
+        key_vault_id=cloud.output("token_vault"),
+        value=token,
+        opts=pulumi.ResourceOptions(provider=provider(settings)),
+    )
 
 
 def link(environment: str, settings: Settings) -> None:

@@ -6,10 +6,11 @@ import importlib
 
 import pulumi
 
-from infra import gpu, k3s, node_boot
+from infra import gpu
 from infra.autoscaler_access import AutoscalerAccess, AutoscalerAccessArgs
 from infra.gpu_pool import GpuPool, GpuPoolArgs
 from infra.object_stores import ObjectStores, ObjectStoresArgs
+from stacks.joining import joined_cluster
 from stacks.providers import aws_provider, gcp_provider, tags
 from stacks.settings import Settings
 
@@ -72,19 +73,3 @@ def program(environment: str, settings: Settings) -> None:
             pulumi.ResourceOptions(providers=[aws]),
         )
         pulumi.export("autoscaler_key", access.key)
-
-
-def joined_cluster(settings: Settings) -> node_boot.Cluster | None:
-    """The cluster of the first site, if machines can join it."""
-    if settings.k3s is None or not settings.machines_join:
-        return None
-    return node_boot.Cluster(
-        servers=[host.address for host in settings.sites[0].hosts if host.role == "server"],
-        networks=[str(site.cidr) for site in settings.sites],
-        release=k3s.release(
-            settings.k3s.version,
-            "amd64",
-            installer_sha256=settings.k3s.installer_sha256,
-            binary_sha256=settings.k3s.binary_sha256["amd64"],
-        ),
-    )

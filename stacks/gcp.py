@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pulumi
+from pulumi_gcp import secretmanager
 
 from infra.gcp_gpu_pool import GcpGpuPool, GcpGpuPoolArgs
 from infra.gcp_site_link import GcpSiteLink, GcpSiteLinkArgs
 from infra.object_stores import ObjectStores, ObjectStoresArgs
 from infra.site_link import LinkedSite
+from stacks.joining import joined_cluster
 from stacks.providers import gcp_provider, labels
 from stacks.references import Layer
 from stacks.settings import Settings
@@ -29,6 +31,7 @@ def cloud(environment: str, settings: Settings) -> None:
     gpus = GcpGpuPool(
         name,
         GcpGpuPoolArgs(
+            project=settings.gcp.project,
             region=settings.region,
             zones=settings.zones,
             cidr=settings.network.vpc_cidr,
@@ -40,6 +43,7 @@ def cloud(environment: str, settings: Settings) -> None:
             spot_share=pool.spot_share,
             volume_gib=pool.volume_gib,
             image=pool.image,
+            joins=joined_cluster(settings),
             bucket=stores.gcs_bucket,
             labels=labels(environment, "cloud"),
         ),
@@ -49,6 +53,18 @@ def cloud(environment: str, settings: Settings) -> None:
     pulumi.export("network", gpus.network)
     pulumi.export("gpu_groups", gpus.groups)
     pulumi.export("node_service_account", gpus.service_account)
+    if gpus.token_secret is not None:
+        pulumi.export("token_secret", gpus.token_secret)
+
+
+def put_token(environment: str, settings: Settings, token: pulumi.Input[str], cloud: Layer) -> None:
+    """Put the join token where layer `cloud` has told the machines to look."""
+    secretmanager.SecretVersion(
+        "join-token",
+        secret=cloud.output("token_secret"),
+        secret_data=token,
+        opts=pulumi.ResourceOptions(provider=gcp_provider(settings, environment, "platform")),
+    )
 
 
 def link(environment: str, settings: Settings) -> None:

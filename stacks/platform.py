@@ -10,7 +10,8 @@ from infra.federation_server import FederationServer, FederationServerArgs
 from infra.gpu_nodes import GpuNodes, GpuNodesArgs
 from infra.serving import Serving, ServingArgs
 from infra.training_job import TrainingJob, TrainingJobArgs
-from stacks.providers import aws_provider, kubernetes_provider
+from stacks.joining import put_token
+from stacks.providers import kubernetes_provider
 from stacks.references import Layer
 from stacks.settings import Settings
 
@@ -61,15 +62,7 @@ def program(environment: str, settings: Settings) -> None:
             on_cluster,
         )
     if settings.machines_join:
-        from pulumi_aws import secretsmanager
-
-        # Machines that are up already ask for it until it is there.
-        secretsmanager.SecretVersion(
-            "join-token",
-            secret_id=cloud.output("token_secret"),
-            secret_string=private.output("join_token"),
-            opts=pulumi.ResourceOptions(provider=aws_provider(settings, environment, "platform")),
-        )
+        put_token(environment, settings, private.output("join_token"), cloud)
     pulumi.export("serving_address", serving.address)
     pulumi.export("federation_port", federation.port)
     pulumi.export("federation_certificate", federation.certificate)

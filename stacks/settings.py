@@ -398,8 +398,7 @@ class Settings(_Section):
     @property
     def machines_join(self) -> bool:
         """Whether GPU machines become nodes of the first site's k3s; in `local` none ever boots."""
-        pool = self.gpu_pool
-        return self.k3s is not None and pool.maximum > 0 and pool.cloud == "aws"
+        return self.k3s is not None and self.gpu_pool.maximum > 0
 
     def gateway_ports(self) -> dict[str, int]:
         """Port of each site's gateway, for `local`."""
@@ -538,6 +537,8 @@ class Settings(_Section):
                 "gpu_pool.device_plugin_image is missing: without NVIDIA's device plugin no pod "
                 "gets a GPU"
             )
+        if pool.cloud != "aws":
+            return  # where the number of machines is set by hand
         if pool.minimum < pool.maximum and pool.autoscaler_image is None:
             raise ValueError(
                 f"gpu_pool.autoscaler_image is missing: nobody would go from {pool.minimum} to "

@@ -24,12 +24,13 @@ def cost(
     from dataclasses import asdict
 
     from cli.planning import capture, costs
-    from infra.cost import read_prices, round_sentence, round_traffic
+    from infra.cost import BUCKETS, read_prices, round_sentence, round_traffic
 
     target = app.environment(environment)
     table = read_prices(prices)
     before, after = costs(target, capture(target), table)
-    gigabytes, dollars = round_traffic(len(target.settings.sites), int(model_mib * 2**20), table)
+    sites, cloud = len(target.settings.sites), target.settings.gpu_pool.cloud
+    gigabytes, dollars = round_traffic(sites, int(model_mib * 2**20), table, cloud)
     if as_json:
         app.show_json(
             {
@@ -46,10 +47,10 @@ def cost(
     app.show_table(["layer", "resource", "what", "USD a month"], rows)
     click.echo(f"Now:      {before.low:.2f} to {before.high:.2f} USD a month.")
     click.echo(f"After up: {after.low:.2f} to {after.high:.2f} USD a month.")
-    click.echo(round_sentence(len(target.settings.sites), model_mib, table))
+    click.echo(round_sentence(sites, model_mib, table, cloud))
     click.echo(
         f"Prices of {table.as_of}. By use, not in it: NAT {table.traffic.nat} and egress "
-        f"{table.traffic.egress} a GB, buckets {table.storage['aws:s3/bucket:Bucket']} a GiB."
+        f"{table.traffic.egress[cloud]} a GB, buckets {table.storage[BUCKETS[cloud]]} a GiB."
     )
     if target.is_local:
         click.echo("Emulators bill nothing: this is what the same would cost in the clouds.")

@@ -19,29 +19,27 @@ if [ -z "$server" ]; then
     exit 1
 fi
 
-instance=$(imds instance-id)
-address=$(imds local-ipv4)
-zone=$(imds placement/availability-zone)
-capacity=$(imds instance-life-cycle)
+name=$(node_name)
+address=$(node_address)
+zone=$(node_zone)
+capacity=$(node_capacity)
+provider=$(provider_id "$zone" "$name")
 # A label, so that a node without the toolkit is found before a pod fails on it.
 toolkit=missing
 if command -v nvidia-container-runtime >/dev/null; then toolkit=present; fi
 mkdir -p "$rancher/config.yaml.d"
 cat > "$rancher/config.yaml.d/node.yaml" <<END
 server: https://$server:$API_PORT
-node-name: $instance
+node-name: $name
 node-ip: $address
 node-label+:
 - hybrid/capacity=$capacity
 - hybrid/container-toolkit=$toolkit
 - topology.kubernetes.io/zone=$zone
 kubelet-arg+:
-- provider-id=aws:///$zone/$instance
+- provider-id=$provider
 END
 
-token=$(
-    aws secretsmanager get-secret-value --region "$REGION" --secret-id "$TOKEN_SECRET" \
-        --query SecretString --output text
-)
+token=$(join_token)
 printf '%s' "$token" | sh "$here/install-k3s.sh"
 touch "$rancher/joined"

@@ -181,3 +181,10 @@ def test_a_cluster_that_does_not_answer_is_told():
 def test_an_environment_that_was_never_prepared_has_no_nodes(tmp_path):
     settings = load_settings("local", [SHIPPED])
     assert gpu_health.gpu_findings(Environment("local", settings, tmp_path)) == []
+
+
+def test_a_node_whose_cloud_is_not_asked_for_machines_is_looked_at_all_the_same():
+    missing = node("hybrid-spot-x1", toolkit="missing")
+    (finding,) = gpu_health.node_findings([missing], None, NOW)
+    assert not finding.ok and "gpu_pool.image," in finding.mend
+    assert gpu_health.node_findings([node()], None, NOW)[0].ok

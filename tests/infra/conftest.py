@@ -13,6 +13,13 @@ import pytest
 SECRET = "4dabf18193072939515e22adb298388d"
 
 
+# Outputs of other layers that programs ask for.
+REFERRED = (
+    "network", "resource_group", "gateway_subnet", "kubeconfig", "join_token", "token_secret",
+    "token_vault",
+)  # fmt: skip
+
+
 # What the mocks' own threads take for the mode is the first one that the process had: with this
 # one they leave out what is not known, whichever test comes first.
 pulumi.runtime.settings.SETTINGS.dry_run = False
@@ -41,8 +48,8 @@ class Recorder(pulumi.runtime.Mocks):
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict]:
         if args.typ == "pulumi:pulumi:StackReference":
-            names = () if self.preview else ("network", "resource_group", "gateway_subnet")
-            return args.name, {"outputs": {name: f"{name}-of-the-cloud" for name in names}}
+            names = () if self.preview else REFERRED
+            return args.name, {"outputs": {name: f"{name}-of-another-layer" for name in names}}
         self.inputs.setdefault(args.typ, {})[args.name] = plain(args.inputs)
         self.secrets[args.typ, args.name] = {
             key for key, value in args.inputs.items() if isinstance(value, dict) and SECRET in value
@@ -58,6 +65,9 @@ class Recorder(pulumi.runtime.Mocks):
             "stdout": "server: https://127.0.0.1:6443\npassword: hidden\n",
             "result": "a-random-password",
             "vpnInterfaces": [{"id": n, "ipAddress": f"203.0.113.{n + 1}"} for n in (0, 1)],
+            "vaultUri": "https://of-the-test",
+            "clientId": "client-of-the-test",
+            "tenantId": "tenant-of-the-test",
             "certPem": "CERTIFICATE",
             "privateKeyPem": "KEY",
         }

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from base64 import b64decode
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from infra import azure_gpu_pool
 from infra.gcp_gpu_pool import scheduling, shares
 from infra.gcp_site_link import MOST_SITES, inside_addresses
 from infra.offline import schema
-from stacks import cloud, link
+from stacks import cloud, link, platform
 from stacks.settings import SHIPPED, load_settings
 
 CLOUDS = {"gcp": "production-gcp", "azure": "production-azure"}
@@ -49,11 +50,11 @@ def plan(declare):
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-@pytest.mark.parametrize("layer", [cloud, link])
+@pytest.mark.parametrize("layer", [cloud, link, platform])
 def test_a_layer_plans_while_nothing_is_known_and_misspells_no_property(plan, name, layer):
     seen = plan(name, layer, preview=True)
     kinds = {kind for kind in seen.inputs if kind.startswith((f"{name}:", "tls:", "random:"))}
-    assert len(kinds) > 4
+    assert len(kinds) > 3
     for kind in kinds:
         for inputs in seen.inputs[kind].values():
             found = schema.validate(sent(inputs), schema.input_properties(kind))
@@ -101,6 +102,34 @@ def test_gcp_machines_are_private_and_their_account_cannot_delete(plan):
     assert not [kind for kind in seen.inputs if kind.startswith("gcp:projects")]
     nat = seen.only("gcp:compute/routerNat:RouterNat")
     assert nat["sourceSubnetworkIpRangesToNat"] == "ALL_SUBNETWORKS_ALL_IP_RANGES"
+
+
+def test_gcp_machines_boot_into_the_cluster_with_a_token_that_only_they_can_read(plan):
+    seen = plan("gcp", cloud)
+    templates = seen.inputs["gcp:compute/regionInstanceTemplate:RegionInstanceTemplate"]
+    for template in templates.values():
+        boot = template["metadata"]["user-data"]
+        assert "TOKEN_SECRET=hybrid-production-gcp-join-id" in boot and "SERVERS=10.81.0.11" in boot
+        assert boot.startswith("#cloud-config\n")
+    secret = seen.only("gcp:secretmanager/secret:Secret")
+    assert secret["replication"]["userManaged"]["replicas"] == [{"location": "europe-west4"}]
+    reader = seen.only("gcp:secretmanager/secretIamMember:SecretIamMember")
+    assert reader["role"] == "roles/secretmanager.secretAccessor"
+    assert reader["member"].startswith("serviceAccount:")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "key"),
+    [
+        ("gcp", "gcp:secretmanager/secretVersion:SecretVersion", "secretData"),
+        ("azure", "azure:keyvault/secret:Secret", "value"),
+    ],
+)
+def test_the_platform_puts_the_token_in_as_a_secret(plan, name, kind, key):
+    seen = plan(name, platform)
+    (resource,) = seen.inputs[kind]
+    assert seen.inputs[kind][resource][key] == "join_token-of-another-layer"
+    assert key in seen.secrets[kind, resource]
 
 
 def test_gcp_groups_grow_from_zero_to_the_maximum_and_most_are_spot(plan):
@@ -185,6 +214,21 @@ def test_azure_machines_are_private_and_their_role_cannot_delete(plan):
     (permissions,) = seen.only("azure:authorization/roleDefinition:RoleDefinition")["permissions"]
     granted = [*permissions["actions"], *permissions["dataActions"]]
     assert not [action for action in granted if "delete" in action or "*" in action]
+
+
+def test_azure_machines_boot_into_the_cluster_with_a_token_that_only_they_can_read(plan):
+    seen = plan("azure", cloud)
+    kind = "azure:compute/orchestratedVirtualMachineScaleSet:OrchestratedVirtualMachineScaleSet"
+    group = seen.only(kind)
+    boot = b64decode(group["osProfile"]["customData"]).decode()
+    assert "SERVERS=10.91.0.11" in boot and "VAULT=https://of-the-test" in boot
+    assert group["terminationNotification"] == {"enabled": True, "timeout": "PT5M"}
+    vault = seen.only("azure:keyvault/keyVault:KeyVault")
+    assert vault["networkAcls"]["defaultAction"] == "Deny"
+    assert vault["networkAcls"]["ipRules"] == ["203.0.113.10"]
+    assert vault["rbacAuthorizationEnabled"] is True
+    roles = seen.inputs["azure:authorization/assignment:Assignment"].values()
+    assert {role.get("roleDefinitionName") for role in roles} == {None, "Key Vault Secrets User"}
 
 
 def test_the_azure_account_is_closed_keyless_and_forgives_a_mistake(plan):

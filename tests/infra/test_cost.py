@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.cost import GROUP, TEMPLATE, PricesError, monthly_cost, read_prices, round_traffic
+from infra.cost import PricesError, monthly_cost, read_prices, round_traffic
+from infra.machine_groups import (
+    AWS_GROUP,
+    AWS_TEMPLATE,
+    AZURE_GROUP,
+    GCP_BOUNDS,
+    GCP_TEMPLATE,
+)
 from infra.resources import Declared
+from stacks.settings import SHIPPED, known_environments, load_settings
 
 PRICES = read_prices()
 NAT = "aws:ec2/natGateway:NatGateway"
@@ -24,7 +32,7 @@ def group(low: int, high: int, base=0, on_demand=20, kinds=("g5.xlarge",)) -> De
     }
     template = {"overrides": [{"instanceType": kind} for kind in kinds]}
     policy = {"instancesDistribution": spread, "launchTemplate": template}
-    return resource(GROUP, {"minSize": low, "maxSize": high, "mixedInstancesPolicy": policy})
+    return resource(AWS_GROUP, {"minSize": low, "maxSize": high, "mixedInstancesPolicy": policy})
 
 
 def test_a_nat_gateway_costs_its_hours_times_the_regions_factor():
@@ -35,11 +43,46 @@ def test_a_nat_gateway_costs_its_hours_times_the_regions_factor():
 
 
 def test_a_group_costs_from_its_smallest_on_spot_to_its_largest():
-    disk = resource(TEMPLATE, {"blockDeviceMappings": [{"ebs": {"volumeSize": 100}}]})
+    disk = resource(AWS_TEMPLATE, {"blockDeviceMappings": [{"ebs": {"volumeSize": 100}}]})
     kinds = ("g5.xlarge", "g4dn.xlarge")
     cost = monthly_cost([group(1, 3, 1, 50, kinds), disk], PRICES, "us-east-1")
     assert cost.low == pytest.approx(1 * 0.526 * 730 + 100 * 0.08)
     assert cost.high == pytest.approx((1 + 2 * (0.5 + 0.5 * 0.75)) * 1.006 * 730 + 300 * 0.08)
+
+
+def test_a_group_on_google_cloud_has_its_bounds_and_its_machine_in_two_resources():
+    template = {
+        "machineType": "g2-standard-8",
+        "disks": [{"diskSizeGb": 200}],
+        "scheduling": {"provisioningModel": "SPOT"},
+    }
+    bounds = {"autoscalingPolicy": {"minReplicas": 1, "maxReplicas": 6}}
+    found = [resource(GCP_BOUNDS, bounds), resource(GCP_TEMPLATE, template)]
+    cost = monthly_cost(found, PRICES, "us-central1")
+    assert cost.low == pytest.approx(0.25 * 0.8536 * 730 + 200 * 0.1)
+    assert cost.high == pytest.approx(6 * (0.75 * 0.8536 * 730 + 200 * 0.1))
+    assert "no price" in monthly_cost(found[:1], PRICES, "us-central1").items[0].what
+
+
+def test_a_scale_set_on_azure_pays_for_disks_of_the_next_size():
+    inputs = {
+        "skuName": "Standard_NC4as_T4_v3",
+        "tags": {"min": "0", "max": "8"},
+        "priority": "Spot",
+        "priorityMix": {"baseRegularCount": 1, "regularPercentageAboveBase": 25},
+        "osDisk": {"diskSizeGb": 200},
+    }
+    cost = monthly_cost([resource(AZURE_GROUP, inputs)], PRICES, "eastus")
+    machines = 1 + 7 * (0.25 + 0.75 * 0.75)
+    assert cost.low == 0
+    assert cost.high == pytest.approx(machines * 0.526 * 730 + 8 * 256 * 0.154)
+
+
+@pytest.mark.parametrize("environment", known_environments([SHIPPED]))
+def test_the_machines_and_the_egress_of_each_shipped_environment_have_a_price(environment):
+    pool = load_settings(environment, [SHIPPED]).gpu_pool
+    assert set(pool.instance_types) <= PRICES.instances.keys()
+    assert PRICES.traffic.egress[pool.cloud] > 0
 
 
 def test_what_has_no_price_is_named_and_not_counted():
@@ -56,7 +99,7 @@ def test_the_lower_end_is_never_above_the_upper(one, other, base, on_demand):
 
 
 def test_a_round_moves_the_model_to_each_site_and_back():
-    gigabytes, dollars = round_traffic(3, 500_000_000, PRICES)
+    gigabytes, dollars = round_traffic(3, 500_000_000, PRICES, "aws")
     assert gigabytes == pytest.approx(3.0) and dollars == pytest.approx(1.5 * 0.09)
 
 

@@ -148,7 +148,7 @@ def test_machines_boot_with_what_makes_them_nodes_and_with_no_secret(declare, se
     assert settled(made.token_secret)[0] == secret
     group = seen.only("aws:autoscaling/group:Group")["name"]
     data = base64.b64decode(seen.only("aws:ec2/launchTemplate:LaunchTemplate")["userData"])
-    membership = node_boot.Membership("eu-central-1", secret, group, "hybrid-leave")
+    membership = node_boot.on_aws("eu-central-1", secret, group, "hybrid-leave")
     assert data.decode() == node_boot.user_data(CLUSTER, membership)
     assert yaml.safe_load(data)["runcmd"]
     assert "aws:secretsmanager/secretVersion:SecretVersion" not in seen.inputs

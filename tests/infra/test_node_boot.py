@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 
 import botocore.session
@@ -18,25 +15,11 @@ import pytest
 import yaml
 from botocore import xform_name
 
-from infra import k3s, node_boot
+from infra import node_boot
+from tests.infra.machines import CLUSTER, TOKEN, Machine, Metadata, booted, unpack
 
-GOLDEN = Path(__file__).parent / "golden" / "node_boot.yaml"
-TOKEN = "K10hash::node:the-token"
-INSTALLER, BINARY = b"#!/bin/sh\nenv > \"$RECORD\"\n", b"#!/bin/sh\nexit 0\n"
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-CLUSTER = node_boot.Cluster(
-    servers=["10.61.0.10", "10.61.0.11"],
-    networks=["10.61.0.0/16", "10.62.0.0/16"],
-    release=k3s.release(
-        "v1.33.1+k3s1", "amd64", installer_sha256=sha256(INSTALLER), binary_sha256=sha256(BINARY)
-    ),
-)
-MEMBERSHIP = node_boot.Membership(
+GOLDEN = Path(__file__).parent / "golden"
+MEMBERSHIP = node_boot.on_aws(
     region="eu-central-1",
     token_secret="arn:aws:secretsmanager:eu-central-1:111122223333:secret:hybrid-test-join",
     group="hybrid-test-gpu",
@@ -44,32 +27,40 @@ MEMBERSHIP = node_boot.Membership(
 )
 
 
-@pytest.fixture(scope="module")
-def config() -> dict:
-    return yaml.safe_load(node_boot.user_data(CLUSTER, MEMBERSHIP))
+MEMBERSHIPS = {
+    "aws": MEMBERSHIP,
+    "gcp": node_boot.on_gcp("hybrid-test", "projects/1/secrets/hybrid-test-join"),
+    "azure": node_boot.on_azure("00000000-1111", "https://hybrid.vault.azure.net/", "join-token"),
+}
+
+
+@pytest.fixture(params=MEMBERSHIPS, scope="module")
+def cloud(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def unpacked(config, tmp_path_factory) -> Path:
+def config(cloud) -> dict:
+    return yaml.safe_load(node_boot.user_data(CLUSTER, MEMBERSHIPS[cloud]))
+
+
+@pytest.fixture(scope="module")
+def unpacked(cloud, tmp_path_factory) -> Path:
     """The written files in one folder, as a machine has them."""
-    folder = tmp_path_factory.mktemp("node")
-    for file in config["write_files"]:
-        target = folder / Path(file["path"]).name
-        target.write_text(file["content"])
-        target.chmod(int(file["permissions"], 8))
-    return folder
+    text = node_boot.user_data(CLUSTER, MEMBERSHIPS[cloud])
+    return unpack(text, tmp_path_factory.mktemp("node"))
 
 
-def test_the_user_data_are_the_golden_ones():
+def test_the_user_data_are_the_golden_ones(cloud):
     """After a wanted change: HYBRID_WRITE_GOLDEN=1, then read the difference."""
-    text = node_boot.user_data(CLUSTER, MEMBERSHIP)
+    text, file = node_boot.user_data(CLUSTER, MEMBERSHIPS[cloud]), GOLDEN / f"node_boot_{cloud}.yaml"
     if os.environ.get("HYBRID_WRITE_GOLDEN"):
-        GOLDEN.write_text(text)
-    assert text == GOLDEN.read_text()
+        file.write_text(text)
+    assert text == file.read_text()
 
 
-def test_cloud_init_takes_them(config):
-    text = node_boot.user_data(CLUSTER, MEMBERSHIP)
+def test_cloud_init_takes_them(cloud, config):
+    text = node_boot.user_data(CLUSTER, MEMBERSHIPS[cloud])
     assert text.startswith("#cloud-config\n") and len(text.encode()) <= 16384
     for file in config["write_files"]:
         assert file["path"].startswith("/") and re.fullmatch("0[0-7]{3}", file["permissions"])
@@ -84,12 +75,12 @@ def test_cloud_init_takes_them(config):
 
 def test_too_long_user_data_are_refused():
     many = replace(CLUSTER, networks=[f"10.{n}.0.0/16" for n in range(1000)])
-    with pytest.raises(ValueError, match=r"user data of \d+ bytes, but EC2 takes 16384"):
+    with pytest.raises(ValueError, match=r"user data of \d+ bytes, but the cloud takes 16384"):
         node_boot.user_data(many, MEMBERSHIP)
 
 
 def test_a_value_cannot_break_out_of_the_settings(tmp_path):
-    text = node_boot.settings(CLUSTER, replace(MEMBERSHIP, group="$(touch here); 'x"))
+    text = node_boot.settings(CLUSTER, node_boot.on_aws("r", "s", "$(touch here); 'x", "h"))
     (tmp_path / "node.env").write_text(text)
     told = subprocess.run(
         ["bash", "-c", '. ./node.env; printf %s "$GROUP"'],
@@ -127,118 +118,39 @@ def test_systemd_takes_the_units(unpacked, tmp_path):
     assert done.returncode == 0 and not own, done.stderr
 
 
-class Metadata(BaseHTTPRequestHandler):
-    """The instance metadata service: version 2 only, as the machines are set up."""
+class Imds(Metadata):
+    """AWS's: version 2 only, as the machines are set up."""
 
     def do_PUT(self) -> None:
         asked = self.path == "/latest/api/token" and self.headers.get(
             "X-aws-ec2-metadata-token-ttl-seconds"
         )
-        self._answer(200 if asked else 400, "session")
+        self.answer(200 if asked else 400, "session")
 
     def do_GET(self) -> None:
         if self.headers.get("X-aws-ec2-metadata-token") != "session":
-            return self._answer(401, "")
-        value = self.server.values.get(self.path.removeprefix("/latest/meta-data/"))
-        for event in self.server.events:
-            event(self.path)
-        return self._answer(404 if value is None else 200, value or "")
-
-    def _answer(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@dataclass
-class Machine:
-    """A folder that stands for a machine's root, with programs that note how they are called."""
-
-    root: Path
-    scripts: Path
-    service: ThreadingHTTPServer
-
-    def program(self, name: str, body: str = "") -> None:
-        file = self.root / "programs" / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(f'#!/bin/sh\necho "{name} $*" >> "{self.root}/calls"\n{body}\n')
-        file.chmod(0o755)
-
-    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [self.scripts / script, *arguments],
-            capture_output=True, text=True, timeout=60,
-            env={
-                "PATH": f"{self.root / 'programs'}{os.pathsep}{os.environ['PATH']}",
-                "ROOT": str(self.root),
-                "IMDS": f"http://127.0.0.1:{self.service.server_port}",
-                "RECORD": str(self.root / "record"),
-            },
-        )  # fmt: skip
-
-    @property
-    def calls(self) -> list[str]:
-        file = self.root / "calls"
-        return file.read_text().splitlines() if file.exists() else []
+            return self.answer(401, "")
+        return self.tell(self.path.removeprefix("/latest/meta-data/"))
 
 
 @pytest.fixture
-def machine(tmp_path, unpacked) -> Iterator[Machine]:
-    service = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
-    service.values = {
+def machine(tmp_path) -> Iterator[Machine]:
+    values = {
         "instance-id": "i-0abc",
         "local-ipv4": "10.60.1.2",
         "placement/availability-zone": "eu-central-1a",
         "instance-life-cycle": "spot",
         "autoscaling/target-lifecycle-state": "InService",
     }
-    service.events = []
-    threading.Thread(target=service.serve_forever, daemon=True).start()
-    scripts = tmp_path / "scripts"
-    shutil.copytree(unpacked, scripts)
-    (tmp_path / "etc/hybrid").mkdir(parents=True)
-    text = (unpacked / "node.env").read_text().replace("WATCH_SECONDS=5", "WATCH_SECONDS=0")
-    (tmp_path / "etc/hybrid/node.env").write_text(text)
-    (scripts / "install-k3s.sh").write_text(
-        node_boot.install_script(CLUSTER.release, root=str(tmp_path))
-    )
-    (tmp_path / "install.sh").write_bytes(INSTALLER)
-    (tmp_path / "k3s").write_bytes(BINARY)
-    made = Machine(tmp_path, scripts, service)
-    real = shutil.which("curl")
-    # Servers of the cluster and downloads are not there; the metadata service is.
-    made.program(
-        "curl",
-        f'case "$*" in\n*169.254*) exit 7;;\n*127.0.0.1*) exec {real} "$@";;\n'
-        "*10.61.0.10*) exit 28;;\n*10.61.0.11*) exit 0;;\nesac\n"
-        'for word; do case "$before" in --output) target=$word;; esac; before=$word; done\n'
-        f'cp "{tmp_path}/$(basename "$before")" "$target"',
-    )
-    made.program("aws", f"echo '{TOKEN}'")
-    for name in ("k3s", "systemctl"):
-        made.program(name)
-    yield made
-    service.shutdown()
-    service.server_close()
-
-
-def joined(machine: Machine) -> dict:
-    folder = machine.root / "etc/rancher/k3s"
-    told = yaml.safe_load((folder / "config.yaml").read_text())
-    for key, value in yaml.safe_load((folder / "config.yaml.d/node.yaml").read_text()).items():
-        # As k3s reads a key that ends with a plus.
-        told[key.rstrip("+")] = told.get(key.rstrip("+"), []) + value if "+" in key else value
-    return told
+    with booted(tmp_path, MEMBERSHIP, Imds, values) as made:
+        made.program("aws", f"echo '{TOKEN}'")
+        yield made
 
 
 def test_a_machine_joins_the_server_that_answers_with_labels_and_taints(machine):
     done = machine.run("join.sh")
     assert done.returncode == 0, done.stderr
-    told = joined(machine)
+    told = machine.joined
     assert told["server"] == "https://10.61.0.11:6443", "the first server does not answer"
     assert (told["node-name"], told["node-ip"]) == ("i-0abc", "10.60.1.2")
     assert told["node-taint"] == ["nvidia.com/gpu=present:NoSchedule"]
@@ -257,7 +169,7 @@ def test_a_machine_joins_the_server_that_answers_with_labels_and_taints(machine)
 def test_a_machine_with_the_toolkit_says_so(machine):
     machine.program("nvidia-container-runtime")
     machine.run("join.sh")
-    assert "hybrid/container-toolkit=present" in joined(machine)["node-label"]
+    assert "hybrid/container-toolkit=present" in machine.joined["node-label"]
 
 
 def test_the_token_is_for_root_only_and_in_no_argument_output_or_environment(machine):
@@ -267,7 +179,6 @@ def test_the_token_is_for_root_only_and_in_no_argument_output_or_environment(mac
     for told in (done.stdout, done.stderr, "".join(machine.calls)):
         assert TOKEN not in told
     assert TOKEN not in (machine.root / "record").read_text()
-    assert TOKEN not in GOLDEN.read_text()
     assert "session" not in "".join(machine.calls), "nor is the metadata service's token"
 
 
