@@ -23,26 +23,42 @@ def link() -> None:
               help="Length of the prefix of the networks to suggest.")
 @click.option("--count", type=click.IntRange(1, 1000), default=3, show_default=True,
               help="How many networks to suggest.")
+@click.option("--check", "checked", is_flag=True,
+              help="Check NAT, peering and routes of what the programs declare; AWS only.")
 @json_option
 @click.pass_obj
-def plan(app: Application, environment: str, prefix: int, count: int, as_json: bool) -> None:
+def plan(
+    app: Application, environment: str, prefix: int, count: int, checked: bool, as_json: bool
+) -> None:
     """Show the networks of ENV and the next free ones for more sites."""
+    from dataclasses import asdict
     from itertools import islice
 
+    from cli.errors import CommandError
+    from cli.network import check_network, counted
     from infra.network_plan import free_networks
 
-    settings = app.environment(environment).settings
+    target = app.environment(environment)
+    settings = target.settings
+    checks = check_network(target) if checked else []
+    broken = [check.statement for check in checks if not check.holds]
     taken = settings.networks()
     names = {f"sites.{number}.cidr": site.name for number, site in enumerate(settings.sites)}
     free = list(islice(free_networks(taken.values(), prefix), count))
     if as_json:
-        app.show_json({"networks": taken, "free": free})
-        return
-    app.show_table(
-        ["network", "of", "addresses"],
-        [[key, names.get(key, ""), network] for key, network in taken.items()],
-    )
-    click.echo(f"Free for more sites: {', '.join(map(str, free)) or f'no /{prefix} is'}.")
+        found = [asdict(check) for check in checks]
+        app.show_json({"networks": taken, "free": free} | ({"checks": found} if checked else {}))
+    else:
+        app.show_table(
+            ["network", "of", "addresses"],
+            [[key, names.get(key, ""), network] for key, network in taken.items()],
+        )
+        click.echo(f"Free for more sites: {', '.join(map(str, free)) or f'no /{prefix} is'}.")
+        if checked and not broken:
+            click.echo(f"Checks: {counted(checks)}; all hold.")
+    if broken:
+        told = "".join(f"\n  {statement}" for statement in broken)
+        raise CommandError(f"Of {len(checks)} checks these do not hold:{told}")
 
 
 @link.command()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import boto3
 import pytest
@@ -156,3 +159,21 @@ def test_the_plan_names_networks_and_free_ones():
     done = CliRunner().invoke(hybrid, ["link", "plan", "production", "--count", "2"])
     assert done.exit_code == 0 and "site-lyon" in done.output
     assert done.output.rstrip().endswith("Free for more sites: 10.0.0.0/16, 10.1.0.0/16.")
+
+
+def test_the_networks_of_another_cloud_are_not_checked_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRID_HOME", str(tmp_path))
+    refused = CliRunner().invoke(hybrid, ["link", "plan", "production-gcp", "--check"]).exception
+    assert isinstance(refused, CommandError) and refused.exit_code == 2
+    assert "only networks on 'aws' are checked" in str(refused)
+
+
+def test_checks_are_counted_by_kind(tmp_path):
+    """In a process of its own, since it captures programs."""
+    program = Path(sys.executable).with_name("hybrid")
+    done = subprocess.run(
+        [program, "link", "plan", "local", "--check"],
+        env=os.environ | {"HYBRID_HOME": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Checks: 3 of nat, 19 of peering, 8 of route; all hold." in done.stdout
