@@ -15,6 +15,7 @@ from infra.clients import Aws
 from stacks.settings import load_settings
 
 if TYPE_CHECKING:
+    from model_store.signing import Keyring
     from stacks.settings import Settings
 
 
@@ -70,6 +71,12 @@ class Environment:
     def audit_log(self) -> AuditLog:
         """What has happened to its federation and to the model that serves."""
         return AuditLog(self.federation / "audit.jsonl")
+
+    def signing_keys(self) -> Keyring:
+        """Keys that sign its models; beside its settings, so that no teardown takes them away."""
+        from model_store.signing import Keyring
+
+        return Keyring(self.folder.parent / "environments" / f"{self.name}.keys")
 
     def aws(self) -> Aws:
         """Clients of AWS, or of the emulator that stands for it."""

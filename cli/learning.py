@@ -41,7 +41,8 @@ class Trained:
 
 def environment_store(environment: Environment) -> Store:
     """The environment's model store."""
-    return Store(objects_at(environment, environment.model_store_address))
+    address = environment.model_store_address
+    return Store(objects_at(environment, address), environment.signing_keys())
 
 
 def load_data(environment: Environment, address: str) -> Interactions:

@@ -32,7 +32,7 @@ COMMANDS = {
     "drift": "Tell what is no longer as recorded.",
     "graph": "Draw what needs what, as SVG.",
     "cost": "Show what an environment costs a month.",
-    "models": "List the stored models.",
+    "models": "Look at stored models, move channels, check and clear the store.",
     "store": "List and copy objects between stores.",
     "logs": "Show what a local server printed.",
     "doctor": "Tell what is missing and how to mend it.",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model_store.errors import StoreError
 from model_store.objects import Objects
 from model_store.store import Store
+
+if TYPE_CHECKING:
+    from model_store.signing import Keyring
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,15 @@ class OnPrem:
     region: str = "us-east-1"
 
 
-def open_store(address: str, *, endpoint: str | None = None, onprem: OnPrem | None = None) -> Store:
-    """The model store at an address; see `open_objects`."""
-    return Store(open_objects(address, endpoint=endpoint, onprem=onprem))
+def open_store(
+    address: str,
+    *,
+    endpoint: str | None = None,
+    onprem: OnPrem | None = None,
+    keys: Keyring | None = None,
+) -> Store:
+    """The model store at an address; see `open_objects` and `Store`."""
+    return Store(open_objects(address, endpoint=endpoint, onprem=onprem), keys)
 
 
 def open_objects(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +14,7 @@ from model_store.errors import StoreError
 
 FORMAT = 1
 SHA256 = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ class Manifest:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+
+def parents_of(lineage: Mapping[str, Any]) -> tuple[str, ...]:
+    """Digests of the models that a model was made from."""
+    parent = lineage.get("parent")
+    return (parent,) if isinstance(parent, str) and DIGEST.fullmatch(parent) else ()
 
 
 def digest_of(data: bytes) -> str:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_store import residency
 from model_store.blobs import blob_key, get_blob, put_blob
+from model_store.channels import CHANNELS, Move, pointed, read_moves, stack, write_moves
 from model_store.errors import StoreError
 from model_store.folder import sync_folder
-from model_store.manifest import Manifest
-from model_store.objects import Entry, Objects
+from model_store.holds import hold
+from model_store.manifest import Manifest, parents_of
+from model_store.objects import Objects
+from model_store.references import digest_in, manifest_key, manifests, resolve
 
-CHANNELS = ("candidate", "canary", "production")
-SHORTEST_PREFIX = 6
+if TYPE_CHECKING:
+    from model_store.signing import Keyring
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,21 @@ class ModelRecord:
 class Store:
     """Content-addressed models and the channels that point to them.
 
-    ``blobs/<sha256>`` holds files, ``manifests/<sha256>.json`` says which files make a model, and
-    ``channels/<name>`` holds the digest a channel points to. Blobs and manifests never change;
-    a manifest is written after its blobs, so a model that is seen is whole. Only channels change,
-    by compare-and-swap.
+    ``blobs/<sha256>`` holds files, ``manifests/<sha256>.json`` says which files make a model,
+    ``signatures/<sha256>/<key>`` who vouches for it, and ``channels/<name>`` where a channel points.
+    Blobs and manifests never change; a manifest is written after its blobs and its signature, so a
+    model that is seen is whole. Only channels change, by compare-and-swap.
+
+    Parameters
+    ----------
+    keys
+        Sign what is stored, and tell whose models may be fetched; without them nothing is signed
+        and nothing may be fetched.
     """
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, keys: Keyring | None = None) -> None:
         self.objects = objects
+        self.keys = keys
 
     def put(self, folder: Path, *, lineage: dict[str, Any]) -> str:
         """Store the files of a folder as a model.
@@ -87,15 +95,26 @@ class Store:
         manifest = Manifest.of_folder(folder, lineage)
         private = residency.is_private(folder)
         residency.require_may_go(private, str(folder), self.objects)
-        for file in manifest.files:
+        digest, key = manifest.digest, manifest_key(manifest.digest)
+        models = [digest, *parents_of(lineage)]
+        with hold(self.objects, models, [file.sha256 for file in manifest.files]) as held:
+            for file in manifest.files:
+                if private:
+                    residency.mark(self.objects, blob_key(file))
+                put_blob(self.objects, folder, file)
             if private:
-                residency.mark(self.objects, blob_key(file))
-            put_blob(self.objects, folder, file)
-        if private:
-            residency.mark(self.objects, _manifest(manifest.digest))
-        # Another process may have been first: then its manifest is the same.
-        self.objects.swap(_manifest(manifest.digest), manifest.to_bytes(), None)
-        return manifest.digest
+                residency.mark(self.objects, key)
+            if self.keys:
+                from model_store.signing import add_signature
+
+                add_signature(self.objects, digest, self.keys)
+            # Another process may have been first: then its manifest is the same.
+            self.objects.swap(key, manifest.to_bytes(), None)
+            if self.objects.entry(held) is None:
+                raise StoreError(
+                    f"Storing {folder} took so long that a garbage collection gave it up: try again."
+                )
+        return digest
 
     def get(self, reference: str, target: Path) -> Path:
         """Fetch a model, checking every hash; `target` appears whole or not at all.
@@ -115,9 +134,13 @@ class Store:
         Raises
         ------
         StoreError
-            No such model, a file is missing or its hash is wrong, or `target` is in use.
+            No such model, no trusted key signed it, a file is missing or its hash is wrong, or
+            `target` is in use.
         """
+        from model_store.signing import require_signed
+
         digest = self.resolve(reference)
+        require_signed(self.objects, digest, self.keys)
         empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
         if os.path.lexists(target) and not empty:
             raise StoreError(f"{target} exists already: give a new folder for the model.")
@@ -128,7 +151,8 @@ class Store:
                 content = Path(incoming) / "model"
                 for file in manifest.files:
                     get_blob(self.objects, digest, file, content / file.name)
-                if self.objects.on_site and residency.is_marked(self.objects, _manifest(digest)):
+                private = residency.is_marked(self.objects, manifest_key(digest))
+                if self.objects.on_site and private:
                     (content / residency.MARK).touch()
                 os.replace(content, target)
             sync_folder(target.parent)
@@ -144,33 +168,12 @@ class Store:
         StoreError
             It means nothing or several models; the message lists what exists.
         """
-        if reference in CHANNELS:
-            found = self.channels().get(reference)
-            if found is None:
-                raise StoreError(
-                    f"No model is in channel {reference!r} yet. {self._what_exists()}"
-                )
-            return found
-        prefix = reference.removeprefix("sha256:")
-        if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}", prefix):
-            raise StoreError(
-                f"{reference!r} is no model: give a digest, at least {SHORTEST_PREFIX} of its "
-                f"characters, or a channel ({', '.join(CHANNELS)}). {self._what_exists()}"
-            )
-        digests = [_digest(entry) for entry in self._manifests(prefix)]
-        if len(digests) > 1:
-            raise StoreError(
-                f"{reference!r} means several models ({', '.join(sorted(digests))}): "
-                "give more characters."
-            )
-        if not digests:
-            raise StoreError(f"There is no model {reference!r}. {self._what_exists()}")
-        return digests[0]
+        return resolve(self.objects, reference)
 
     def manifest(self, reference: str) -> Manifest:
         """Files and lineage of a model; StoreError if it is unknown or its manifest is corrupt."""
         digest = self.resolve(reference)
-        found = self.objects.read(_manifest(digest))
+        found = self.objects.read(manifest_key(digest))
         if found is None:
             raise StoreError(f"Model {digest} was removed from the store meanwhile.")
         return Manifest.from_bytes(found[0], digest)
@@ -179,8 +182,8 @@ class Store:
         """All models, the newest first."""
         channels = self.channels()
         records = []
-        for entry in self._manifests():
-            digest = _digest(entry)
+        for entry in manifests(self.objects):
+            digest = digest_in(entry)
             manifest = self.manifest(digest)
             names = tuple(name for name in CHANNELS if channels.get(name) == digest)
             records.append(
@@ -190,8 +193,11 @@ class Store:
 
     def channels(self) -> dict[str, str]:
         """Channels that are in use and the digest each points to."""
-        found = {name: self.objects.read(_channel(name)) for name in CHANNELS}
-        return {name: value[0].decode().strip() for name, value in found.items() if value}
+        return pointed(self.objects)
+
+    def history(self, channel: str) -> list[Move]:
+        """The moves of a channel, the oldest first; StoreError if there is no such channel."""
+        return read_moves(self.objects, channel)[0]
 
     def move_channel(
         self, channel: str, digest: str, *, expected: str | None | EllipsisType = ...
@@ -213,51 +219,48 @@ class Store:
         StoreError
             The channel or model is unknown, or the channel points elsewhere than expected.
         """
-        if channel not in CHANNELS:
-            raise StoreError(f"There is no channel {channel!r}: use {', '.join(CHANNELS)}.")
-        digest = self.resolve(digest)
-        found = self.objects.read(_channel(channel))
-        current, token = (found[0].decode().strip(), found[1]) if found else (None, None)
+        moves, token = read_moves(self.objects, channel)
+        current = moves[-1].model if moves else None
         if expected is not ... and current != expected:
             raise _lost_race(channel, expected, current)
-        if current == digest or self.objects.swap(_channel(channel), f"{digest}\n".encode(), token):
-            return
-        # A client's own retry may follow a write that arrived but whose answer was lost.
-        now = self.channels().get(channel)
-        if now != digest:
-            raise _lost_race(channel, current, now)
+        digest = self.resolve(digest)
+        if current != digest:
+            self._move(channel, moves, Move.now(digest), token)
 
-    def _manifests(self, prefix: str = "") -> Iterator[Entry]:
-        for entry in self.objects.entries(f"manifests/{prefix}"):
-            if entry.key.endswith(".json"):
-                yield entry
+    def rollback(
+        self, channel: str, *, expected: str | EllipsisType = ...
+    ) -> tuple[str, str]:
+        """Let a channel point to the model before the one that it points to; both, that one first.
 
-    def _what_exists(self) -> str:
-        """A sentence on what could have been meant."""
-        entries = sorted(self._manifests(), key=lambda e: e.modified, reverse=True)
-        if not entries:
-            return "The store is empty: train a model first."
-        pointed: dict[str, list[str]] = {}
-        for name, digest in self.channels().items():
-            pointed.setdefault(digest, []).append(name)
-        models = []
-        for digest in map(_digest, entries[:10]):
-            names = f" ({', '.join(pointed[digest])})" if digest in pointed else ""
-            models.append(digest.removeprefix("sha256:")[:12] + names)
-        more = f" and {len(entries) - 10} more" if len(entries) > 10 else ""
-        return f"The store has: {', '.join(models)}{more}."
+        Repeated it leads further back, not forth again.
 
+        Raises
+        ------
+        StoreError
+            There was nothing before, it is no longer there, or the channel points elsewhere than
+            expected or is moved meanwhile.
+        """
+        moves, token = read_moves(self.objects, channel)
+        models = stack(moves)
+        if expected is not ... and models[-1:] != [expected]:
+            raise _lost_race(channel, expected, models[-1] if models else None)
+        if len(models) < 2:
+            raise StoreError(f"Channel {channel!r} has no model before the one it points to now.")
+        before, current = models[-2:]
+        self._move(channel, moves, Move.now(self.resolve(before), back=True), token)
+        return before, current
 
-def _manifest(digest: str) -> str:
-    return f"manifests/{digest.removeprefix('sha256:')}.json"
-
-
-def _channel(name: str) -> str:
-    return f"channels/{name}"
-
-
-def _digest(manifest: Entry) -> str:
-    return "sha256:" + manifest.key.removeprefix("manifests/").removesuffix(".json")
+    def _move(self, channel: str, moves: list[Move], move: Move, token: str | None) -> None:
+        with hold(self.objects, models=[move.model]):
+            # Collected since it was looked up? From here on it stays.
+            if self.objects.entry(manifest_key(move.model)) is None:
+                raise StoreError(f"Model {move.model} was removed from the store meanwhile.")
+            if not write_moves(self.objects, channel, [*moves, move], token):
+                raise _lost_race(
+                    channel,
+                    moves[-1].model if moves else None,
+                    self.channels().get(channel),
+                )
 
 
 def _lost_race(channel: str, expected: str | None, current: str | None) -> StoreError:

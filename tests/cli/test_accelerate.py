@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.environment import Environment
+from cli.learning import environment_store
 from cli.main import main
-from model_store.factory import open_store
 from model_store.store import Store
 from recsys.artifact import save_model
 from recsys.data.interactions import load_interactions
@@ -28,7 +29,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     torch.manual_seed(0)
     model = SequentialRecommender(len(items), recipe)
     folder = save_model(tmp_path / "model", model, recipe, items, {})
-    store = open_store(str(tmp_path / "home" / "local" / "model_store"))
+    store = environment_store(Environment.load("local", tmp_path / "home"))
     digest = store.put(folder, lineage={"data": {"address": str(tmp_path / "shop")}})
     store.move_channel("candidate", digest)
     return store

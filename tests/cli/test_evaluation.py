@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.environment import Environment
+from cli.learning import environment_store
 from cli.main import main
-from model_store.factory import open_store
 from recsys.artifact import save_model
 from recsys.data.interactions import load_interactions
 from recsys.data.synthetic import write_shop
@@ -40,7 +41,7 @@ def stored(home: Path, data: Path, seed: int) -> str:
     model = SequentialRecommender(len(interactions.items), RECIPE)
     artifact = save_model(home / f"model{seed}", model, RECIPE, interactions.items, {})
     source = {"address": str(data), "fingerprint": interactions.fingerprint()}
-    store = open_store(str(home / "local" / "model_store"))
+    store = environment_store(Environment.load("local", home))
     return store.put(artifact, lineage={"made_by": "train", "data": source})
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from cli.application import Application
 from cli.commands.explain import explain
-from model_store.factory import open_store
+from cli.learning import environment_store
 from recsys.artifact import save_model
 from recsys.data.interactions import load_interactions
 from recsys.data.synthetic import write_shop
@@ -28,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(dimension=16, blocks=1)
     torch.manual_seed(0)
     save_model(home / "model", SequentialRecommender(len(items), recipe), recipe, items, {})
-    store = open_store(Application(home).environment("local").model_store_address)
+    store = environment_store(Application(home).environment("local"))
     digest = store.put(home / "model", lineage={"data": {"address": str(home / "shop")}})
     store.move_channel("production", digest)
     return home

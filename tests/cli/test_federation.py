@@ -86,7 +86,7 @@ def test_resume_takes_up_the_run_with_its_settings_and_stores_the_model(home, in
     code, text, _ = ends(capsys, "federate", "resume", interrupted.name, "--json")
     trained = json.loads(text)
     assert code == 0 and trained["rounds"] == RECORDS[1:]
-    newest = json.loads(ends(capsys, "models", "--json")[1])[0]
+    newest = json.loads(ends(capsys, "models", "list", "--json")[1])[0]
     assert newest["digest"] == trained["digest"]
     assert newest["lineage"]["settings"]["local_epochs"] == 2
     audit = Environment.load("local", home).audit_log()

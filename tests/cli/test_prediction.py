@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli.environment import Environment
+from cli.learning import environment_store
 from cli.main import main
-from model_store.factory import open_store
 from recsys.click import load_click
 from recsys.rating import load_rating
 
@@ -42,7 +43,7 @@ def ends(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]
 
 
 def stored(home: Path, digest: str) -> Path:
-    store = open_store(str(home / "home" / "local" / "model_store"))
+    store = environment_store(Environment.load("local", home / "home"))
     assert store.channels() == {}, "channels are for what recommends"
     return store.get(digest, home / "fetched")
 

@@ -31,6 +31,7 @@ from cli.serving import (
 from model_store.errors import StoreError
 from model_store.factory import open_store
 from model_store.manifest import sha256_of
+from model_store.signing import Keyring
 from model_store.store import Store
 from recsys.artifact import save_model
 from recsys.model import SequentialRecommender
@@ -108,7 +109,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchServe]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(str(tmp_path_factory.mktemp("store")))
+    keys = Keyring(tmp_path_factory.mktemp("keys"))
+    return open_store(str(tmp_path_factory.mktemp("store")), keys=keys)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,11 @@ import pytest
 
 from cli.environment import Environment
 from cli.federation import federate
+from cli.learning import environment_store
 from cli.main import main
 from model_store.factory import open_store
 from model_store.residency import ResidencyError
+from model_store.signing import Keyring
 
 PROJECT = Path(__file__).resolve().parents[2]
 EVENTS = "user,item,time\n" + "".join(
@@ -88,7 +90,7 @@ def test_a_model_store_in_a_cloud_refuses(private, tmp_path, moto_endpoint, monk
         monkeypatch.setenv(name, "test")
     with pytest.raises(ResidencyError, match="labelled private"):
         open_store("s3://bucket/models", endpoint=moto_endpoint).put(private, lineage={})
-    at_site = open_store(str(tmp_path / "store"))
+    at_site = open_store(str(tmp_path / "store"), keys=Keyring(tmp_path / "keys"))
     digest = at_site.put(private, lineage={})
     copy = at_site.get(digest, tmp_path / "copy")  # the label comes along
     with pytest.raises(ResidencyError):
@@ -102,7 +104,7 @@ def test_federate_hands_nothing_out_to_other_sites(home, private):
     model = private.parent.parent / "model"
     model.mkdir()
     (model / "weights").write_text("w")
-    store = open_store(environment.model_store_address)
+    store = environment_store(environment)
     digest = store.put(model, lineage={"data": {"address": str(private)}})
     with pytest.raises(ResidencyError, match="the sites site-berlin, site-lyon"):
         federate(environment, digest, {"rounds": 1}, print)

@@ -95,7 +95,7 @@ def test_train_stores_the_candidate(user):
     for name in ("HR@10", "NDCG@10"):
         assert 0 < trained["metrics"][name] <= 1
         assert 0 <= trained["metrics"][f"{name} unmasked"] <= 1
-    (model,) = user.asks("models")
+    (model,) = user.asks("models", "list")
     assert (model["digest"], model["channels"]) == (trained["digest"], ["candidate"])
     assert list((user.home / "local" / "runs").rglob("events.out.tfevents*"))
 
@@ -104,7 +104,7 @@ def test_federate_goes_round_over_the_sites(user):
     trained = user.asks("federate", "--rounds", "2")
     assert [record["round"] for record in trained["rounds"]] == [1, 2]
     assert all(record["bytes_up"] > 0 for record in trained["rounds"])
-    newest = user.asks("models")[0]
+    newest = user.asks("models", "list")[0]
     assert newest["digest"] == trained["digest"]
     assert [r["round"] for r in newest["lineage"]["rounds"]] == [1, 2]
     assert newest["lineage"]["sites"] == ["site-berlin", "site-lyon"]
@@ -122,7 +122,7 @@ def test_sites_hold_only_their_own_users(user):
 
 def test_deploy_moves_production(user):
     deployed = user.asks("deploy")
-    newest = user.asks("models")[0]
+    newest = user.asks("models", "list")[0]
     assert deployed["digest"] == newest["digest"]
     assert newest["channels"] == ["candidate", "production"]
     assert user.asks("status")["serving"] == newest["digest"]
@@ -152,7 +152,7 @@ def test_an_unknown_model_is_named(user):
 
 def test_a_corrupt_artefact_is_refused_and_production_stays(user):
     serving = user.asks("status")["serving"]
-    victim = next(m for m in user.asks("models") if m["digest"] != serving)
+    victim = next(m for m in user.asks("models", "list") if m["digest"] != serving)
     blobs = user.home / "local" / "model_store" / "blobs"
     weights = max(
         (p for p in blobs.rglob("*") if p.is_file()), key=lambda p: (p.stat().st_size, p.name)
@@ -241,14 +241,14 @@ def test_the_notebook_leads_from_data_to_a_served_model(user, tmp_path, monkeypa
 
 
 def test_down_leaves_no_process_and_no_port_but_the_models(user):
-    models = user.asks("models")
+    models = user.asks("models", "list")
     done = user.asks("down")
     assert set(done["servers"]) == SERVERS
     assert user.processes() == []
     assert user.open_ports() == []
     found = user.asks("status")
     assert not any(found["layers"].values()) and found["servers"] == []
-    assert user.asks("models") == models
+    assert user.asks("models", "list") == models
     assert "Nothing to end" in user.runs("down").stdout
 
 
@@ -262,7 +262,7 @@ def test_run_goes_on_where_it_was_interrupted(user):
             break
     os.killpg(process.pid, 9)
     process.communicate()
-    digest = user.asks("models")[0]["digest"]
+    digest = user.asks("models", "list")[0]["digest"]
     second = user.runs(*job, "--json")
     outcome = json.loads(second.stdout)
     assert outcome["trained"]["digest"] == digest

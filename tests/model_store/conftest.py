@@ -12,6 +12,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from model_store.factory import open_store
+from model_store.signing import Keyring
 from model_store.store import Store
 
 
@@ -22,25 +23,32 @@ def aws_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_PROFILE", raising=False)
 
 
+@pytest.fixture
+def keys(tmp_path: Path) -> Keyring:
+    return Keyring(tmp_path / "keys")
+
+
 @pytest.fixture(params=["folder", "s3", "gcs"])
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+def reopen(
+    request: pytest.FixtureRequest, tmp_path: Path, keys: Keyring
+) -> Callable[[], Store]:
     """Open one and the same new store, as another process would."""
     bucket = f"models-{uuid.uuid4().hex}"
     if request.param == "folder":
-        return lambda: open_store(str(tmp_path / "store"))
+        return lambda: open_store(str(tmp_path / "store"), keys=keys)
     if request.param == "s3":
         endpoint = request.getfixturevalue("moto_endpoint")
         boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(
             Bucket=bucket
         )
-        return lambda: open_store(f"s3://{bucket}/team/models", endpoint=endpoint)
+        return lambda: open_store(f"s3://{bucket}/team/models", endpoint=endpoint, keys=keys)
     endpoint = request.getfixturevalue("gcs_endpoint")
     storage.Client(
         project="test",
         credentials=AnonymousCredentials(),
         client_options={"api_endpoint": endpoint},
     ).create_bucket(bucket)
-    return lambda: open_store(f"gs://{bucket}/team/models", endpoint=endpoint)
+    return lambda: open_store(f"gs://{bucket}/team/models", endpoint=endpoint, keys=keys)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from model_store.errors import StoreError
 from model_store.factory import open_store
 from model_store.objects import PART
 from model_store.s3 import S3Objects
+from model_store.signing import Keyring
 from model_store.store import Store
 from tests.model_store.faults import Between, between
 
@@ -26,7 +27,7 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture(params=["s3", "gs"])
-def spoilt(request: pytest.FixtureRequest) -> Iterator[tuple[Store, Between]]:
+def spoilt(request: pytest.FixtureRequest, keys: Keyring) -> Iterator[tuple[Store, Between]]:
     """A new store, and the server through which it is reached."""
     bucket = f"faults-{uuid.uuid4().hex}"
     endpoint = request.getfixturevalue({"s3": "moto_endpoint", "gs": "gcs_endpoint"}[request.param])
@@ -41,7 +42,8 @@ def spoilt(request: pytest.FixtureRequest) -> Iterator[tuple[Store, Between]]:
             client_options={"api_endpoint": endpoint},
         ).create_bucket(bucket)
     with between(endpoint) as server:
-        yield open_store(f"{request.param}://{bucket}/models", endpoint=server.endpoint), server
+        address = f"{request.param}://{bucket}/models"
+        yield open_store(address, endpoint=server.endpoint, keys=keys), server
 
 
 def is_blob(method: str, path: str) -> bool:
@@ -125,22 +127,25 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_nothing_half(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_half(tmp_path: Path, keys: Keyring) -> None:
     # A process may write files of 100 kB at most: the kernel refuses the rest, as a full disk does.
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights").write_bytes(b"w" * 200_000)
-    digest = open_store(str(tmp_path / "whole")).put(model, lineage={})
+    digest = open_store(str(tmp_path / "whole"), keys=keys).put(model, lineage={})
     start = "\n".join([
         "import resource, sys",
         "from pathlib import Path",
         "from model_store.errors import StoreError",
         "from model_store.factory import open_store",
+        "from model_store.signing import Keyring",
+        f"keys = Keyring(Path({str(keys.folder)!r}))",
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))",
     ])  # fmt: skip
     for call in (
         f"open_store({str(tmp_path / 'new')!r}).put(Path({str(model)!r}), lineage={{}})",
-        f"open_store({str(tmp_path / 'whole')!r}).get({digest!r}, Path({str(tmp_path / 'x')!r}))",
+        f"open_store({str(tmp_path / 'whole')!r}, keys=keys)"
+        f".get({digest!r}, Path({str(tmp_path / 'x')!r}))",
     ):
         done = run(f"{start}\ntry: {call}\nexcept StoreError as error: sys.exit(str(error))")
         assert done.returncode == 1 and "File too large" in done.stderr, done.stderr
@@ -151,7 +156,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_half(tmp_path: Path) -> No
 
 
 def test_a_killed_upload_to_s3_goes_on_from_any_machine(
-    moto_endpoint: str, tmp_path: Path
+    moto_endpoint: str, tmp_path: Path, keys: Keyring
 ) -> None:
     bucket = f"resume-{uuid.uuid4().hex}"
     boto3.client("s3", endpoint_url=moto_endpoint, region_name="us-east-1").create_bucket(
@@ -173,7 +178,7 @@ def test_a_killed_upload_to_s3_goes_on_from_any_machine(
         store.put(Path({str(tmp_path / "model")!r}), lineage={{}})
     """)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    store = open_store(f"s3://{bucket}/models", endpoint=moto_endpoint)
+    store = open_store(f"s3://{bucket}/models", endpoint=moto_endpoint, keys=keys)
     parts: list[int] = []
     store.objects.client.meta.events.register(
         "provide-client-params.s3.UploadPart", lambda params, **_: parts.append(params["PartNumber"])

@@ -1,0 +1,149 @@
+"""hybrid models: each command as a user sees it, on a store in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.environment import Environment
+from cli.learning import environment_store, store_model
+from cli.main import main
+from model_store.store import Store
+
+RECIPE = {"dimension": 16, "epochs": 3}
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    monkeypatch.setenv("HYBRID_HOME", str(tmp_path / "home"))
+    return Environment.load("local", tmp_path / "home")
+
+
+@pytest.fixture
+def models(environment: Environment, tmp_path: Path) -> list[str]:
+    """Two models; the second is made from the first."""
+    digests: list[str] = []
+    for text, metric in (("one", 0.25), ("two", 0.5)):
+        folder = tmp_path / text
+        folder.mkdir()
+        (folder / "weights.safetensors").write_text(text * 50)
+        (folder / "items.json").write_text('["a"]')
+        if text == "two":
+            (folder / "encoder.onnx").write_text("graph")
+        lineage = {
+            "made_by": "train",
+            "data": {"fingerprint": "f00d"},
+            "recipe": RECIPE | {"epochs": len(text + str(metric))},
+            "metrics": {"NDCG@10": metric},
+        } | ({"parent": digests[0]} if digests else {})
+        digests.append(store_model(environment, folder, lineage))
+    return digests
+
+
+def ends(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["models", *arguments])
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+def asks(capsys: pytest.CaptureFixture[str], *arguments: str):
+    code, text, error = ends(capsys, *arguments, "--json")
+    assert code == 0, error
+    return json.loads(text)
+
+
+def test_show_tells_signer_files_and_card(models, capsys) -> None:
+    found = asks(capsys, "show", models[1][7:15])
+    assert found["digest"] == models[1] and found["signed_by"] and not found["problem"]
+    names = [file["name"] for file in found["files"]]
+    assert names == ["card.md", "encoder.onnx", "items.json", "weights.safetensors"]
+    code, text, _ = ends(capsys, "show", models[1])
+    assert code == 0 and "signed by: " in text and "# Model card" in text
+    assert f"Made from the model `{models[0]}`." in text
+
+
+def test_list_shows_the_channels(models, capsys) -> None:
+    asks(capsys, "promote", models[0], "staging")
+    assert {m["digest"]: m["channels"] for m in asks(capsys, "list")} == {
+        models[0]: ["staging"],
+        models[1]: [],
+    }
+    assert "0.2500" in ends(capsys, "list")[1]
+
+
+def test_diff_tells_files_settings_and_metrics(models, capsys) -> None:
+    found = asks(capsys, "diff", *models)
+    assert found["files"] == {
+        "changed": ["card.md", "weights.safetensors"],
+        "removed": [],
+        "added": ["encoder.onnx"],
+    }
+    assert found["metrics"] == {"NDCG@10": [0.25, 0.5]}
+    assert list(found["recipe"]) == ["epochs"] and list(found["lineage"]) == ["parent"]
+    text = ends(capsys, "diff", *models)[1]
+    assert "NDCG@10" in text and "0.2500" in text and "encoder.onnx" in text
+    assert ends(capsys, "diff", models[0], models[0])[1] == "They do not differ.\n"
+
+
+def test_promote_history_rollback(models, capsys, environment) -> None:
+    one, two = models
+    assert asks(capsys, "promote", one, "production")["before"] is None
+    code, text, error = ends(capsys, "promote", two, "production", "--expected", one[:20])
+    assert code == 0 and "hybrid deploy production" in error
+    assert text == f"Channel production points to {two[7:19]}; before, to {one[7:19]}.\n"
+    code, _, error = ends(capsys, "promote", one, "production", "--expected", one)
+    assert code == 1 and f"points to {two}, not to {one}" in error
+    assert asks(capsys, "rollback") == {"channel": "production", "model": one, "before": two}
+    moves = asks(capsys, "history", "production")
+    assert [(move["model"], move["back"]) for move in moves] == [
+        (one, True),
+        (two, False),
+        (one, False),
+    ]
+    assert "rollback" in ends(capsys, "history", "production")[1]
+    assert ends(capsys, "rollback")[0] == 1
+    log = (environment.federation / "audit.jsonl").read_text().splitlines()
+    assert [json.loads(line)["model"] for line in log] == [one, two, one]
+
+
+def test_pull_fetches_into_a_new_folder(models, capsys, tmp_path) -> None:
+    assert asks(capsys, "pull", models[0], str(tmp_path / "got"))["model"] == models[0]
+    assert (tmp_path / "got" / "weights.safetensors").read_text() == "one" * 50
+    code, _, error = ends(capsys, "pull", models[0], str(tmp_path / "got"))
+    assert code == 1 and "exists already" in error
+
+
+def test_verify_names_what_is_not_whole(models, capsys, environment) -> None:
+    assert [found["problem"] for found in asks(capsys, "verify")] == [None, None]
+    store = environment_store(environment)
+    (file,) = [f for f in store.manifest(models[1]).files if f.name == "encoder.onnx"]
+    (Path(environment.model_store_address) / "blobs" / file.sha256).write_text("gr4ph")
+    code, text, _ = ends(capsys, "verify", "--json")
+    problems = {found["model"]: found["problem"] for found in json.loads(text)}
+    assert code == 1 and problems[models[0]] is None
+    assert "encoder.onnx should have SHA-256" in problems[models[1]]
+    assert ends(capsys, "verify", models[0])[0] == 0
+
+
+def test_what_nobody_signed_is_loaded_only_once_it_is_signed(
+    models, capsys, environment, tmp_path
+) -> None:
+    store = environment_store(environment)
+    digest = Store(store.objects).put(tmp_path / "one", lineage={})
+    for command in (("promote", digest, "staging"), ("pull", digest, str(tmp_path / "got"))):
+        code, _, error = ends(capsys, *command)
+        assert code == 1 and f"hybrid models sign {digest[7:19]}" in error
+    assert store.channels() == {}
+    assert ends(capsys, "sign", digest)[0] == 0
+    assert asks(capsys, "promote", digest, "staging")["model"] == digest
+
+
+def test_key_shows_and_rotates(models, capsys) -> None:
+    before = asks(capsys, "key")["trusted"]
+    after = asks(capsys, "key", "--rotate")
+    assert len(before) == 1 and after["trusted"].keys() == before.keys() | {after["new"]}
+    assert "PRIVATE" not in json.dumps(after)
+    assert asks(capsys, "verify", models[0])[0]["signed_by"] in before
