@@ -55,6 +55,7 @@ def accelerate(
             "made_by": "accelerate",
             "parent": parent,
             "data": source,
+            "stages": [{"stage": "accelerate"} | {k: v for k, v in asdict(how).items() if v}],
             "settings": asdict(how) | {"most_loss": most_loss},
             "figures": asdict(comparison),
             "metrics": comparison.after.metrics,

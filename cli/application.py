@@ -16,6 +16,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.tree import Tree
 
     from cli.environment import Environment
 
@@ -77,6 +78,12 @@ class Application:
         if not console.is_terminal:
             console.width = 1000  # a table takes only what it needs, and no cell is folded
         console.print(table)
+
+    def show_tree(self, tree: Tree) -> None:
+        """Print a tree for people."""
+        from rich.console import Console
+
+        Console(highlight=False, soft_wrap=True).print(tree)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:

@@ -194,6 +194,7 @@ def _run(
         "data": lineage_of(store, parent, "data"),
         "sites": sites,
         "run": run.name,
+        "stages": [{"stage": "federate", "rounds": len(result.rounds), "sites": sites}],
         "settings": how,
         "baseline": result.baseline,
         "rounds": result.rounds,

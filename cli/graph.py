@@ -12,11 +12,17 @@ from infra.resources import Declared
 COLOURS = {"private": "#e3f2e1", "cloud": "#e1ecf7", "link": "#f7efdc", "platform": "#f3e3f2"}
 
 
-def draw(resources: Sequence[Declared]) -> str:
-    """SVG of the resources that providers make; an arrow leads to whatever needs the other."""
+def new_graph() -> pygraphviz.AGraph:
+    """An empty picture whose nodes are boxes and whose arrows go from left to right."""
     graph = pygraphviz.AGraph(directed=True, rankdir="LR", ranksep="1.2", nodesep="0.15")
     box = {"shape": "box", "style": "rounded,filled", "fontsize": "10", "fontname": "sans-serif"}
     graph.node_attr.update(box)
+    return graph
+
+
+def draw(resources: Sequence[Declared]) -> str:
+    """SVG of the resources that providers make; an arrow leads to whatever needs the other."""
+    graph = new_graph()
     shown = {resource.urn: resource for resource in resources if resource.custom}
     layers: dict[str, list[str]] = {}
     for urn, resource in shown.items():

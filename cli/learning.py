@@ -23,6 +23,7 @@ from model_store.store import Store
 if TYPE_CHECKING:
     from recsys.artifact import LoadedModel
     from recsys.data.interactions import Interactions
+    from recsys.recipe import Recipe
 
 SYNTHETIC = "synthetic"
 
@@ -126,12 +127,22 @@ def train(
         "made_by": "train",
         "data": source,
         "recipe": asdict(recipe),
+        "stages": stages_of(recipe),
         "workers": workers,
         "metrics": metrics,
         "code": code_version(),
     }
     digest = store_candidate(environment, folder / "artifact", lineage)
     return Trained(digest, metrics, time.monotonic() - start, [])
+
+
+def stages_of(recipe: Recipe) -> list[dict[str, Any]]:
+    """The steps of a training, for its lineage; epochs are what the recipe allows at most."""
+    pretraining = [{"stage": "pretrain", "epochs": recipe.pretrain_epochs}]
+    return [
+        *(pretraining if recipe.pretrain_epochs else []),
+        {"stage": "fine-tune", "epochs": recipe.epochs},
+    ]
 
 
 def load_stored(store: Store, digest: str) -> LoadedModel:

@@ -75,6 +75,7 @@ def train(
             "rows": len(log),
         },
         "recipe": asdict(recipe),
+        "stages": [{"stage": f"train {name}"}],
         "metrics": metrics,
         "code": learning.code_version(),
     }

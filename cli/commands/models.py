@@ -195,6 +195,88 @@ def pull(app: Application, model: str, folder: Path, environment: str, as_json: 
 
 
 @models.command()
+@click.argument("model", required=False)
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw it there.")
+@environment_option
+@json_option
+@click.pass_obj
+def lineage(
+    app: Application, model: str | None, svg: Path | None, environment: str, as_json: bool
+) -> None:
+    """Show what MODEL, or each model, came of and what came of it, from data to channels."""
+    from dataclasses import asdict
+
+    from cli.learning import environment_store
+    from model_store.lineage import lineage as lineage_of
+
+    graph = lineage_of(environment_store(app.environment(environment)), model)
+    if svg:
+        from cli.files import write_text
+        from cli.lineage import as_svg
+
+        write_text(svg.absolute(), as_svg(graph))
+        app.say(f"Written to {svg}.")
+    if as_json:
+        nodes = [asdict(node) for node in graph.nodes.values()]
+        app.show_json({"nodes": nodes, "arrows": graph.arrows})
+    elif not svg:
+        from cli.lineage import as_tree
+
+        app.show_tree(as_tree(graph))
+
+
+@models.command()
+@click.option("--keep-days", type=click.FloatRange(min=0), default=30, show_default=True,
+              help="What was stored since then stays in any case.")
+@click.option("--rollbacks", type=click.IntRange(min=0), default=5, show_default=True,
+              help="Models before the current one that each channel can go back to.")
+@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@click.option("--break-lock", is_flag=True,
+              help="Take over from a collection on another machine, which must have ended.")
+@environment_option
+@json_option
+@click.pass_obj
+def gc(
+    app: Application,
+    keep_days: float,
+    rollbacks: int,
+    dry_run: bool,
+    break_lock: bool,
+    environment: str,
+    as_json: bool,
+) -> None:
+    """Remove models and files that no channel, rollback or lineage needs.
+
+    Uploads and promotions may run meanwhile. In a bucket with versions what goes can be brought back
+    for as long as the bucket keeps them.
+    """
+    from dataclasses import asdict
+    from datetime import timedelta
+
+    from cli.learning import environment_store, short_digest
+    from model_store.collect import collect
+
+    with app.progress("gc") as progress:
+        found = collect(
+            environment_store(app.environment(environment)),
+            keep=timedelta(days=keep_days),
+            rollbacks=rollbacks,
+            dry_run=dry_run,
+            break_lock=break_lock,
+            progress=progress,
+        )
+    if as_json:
+        app.show_json(asdict(found))
+        return
+    for model in found.models:
+        click.echo(short_digest(model))
+    click.echo(
+        f"{len(found.models)} models and {len(found.blobs)} files "
+        f"({found.bytes / 1e6:,.1f} MB) {'would go' if dry_run else 'are gone'}."
+    )
+
+
+@models.command()
 @click.argument("references", metavar="[MODEL]...", nargs=-1)
 @environment_option
 @json_option

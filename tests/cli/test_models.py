@@ -147,3 +147,32 @@ def test_key_shows_and_rotates(models, capsys) -> None:
     assert len(before) == 1 and after["trusted"].keys() == before.keys() | {after["new"]}
     assert "PRIVATE" not in json.dumps(after)
     assert asks(capsys, "verify", models[0])[0]["signed_by"] in before
+
+
+def test_lineage_is_a_tree_a_picture_and_data(models, capsys, tmp_path) -> None:
+    asks(capsys, "promote", models[1], "production")
+    code, text, _ = ends(capsys, "lineage", models[1])
+    lines = [line.strip(" │└├─") for line in text.splitlines()]
+    assert code == 0 and lines[:4] == [
+        "data f00d of ?",
+        "made by train",
+        f"model {models[0][7:19]}",
+        "made by train",
+    ]
+    assert lines[4] == f"model {models[1][7:19]}" and lines[5].startswith("production since ")
+    assert "\x1b" not in text
+    found = asks(capsys, "lineage", "--svg", str(tmp_path / "graph.svg"))
+    assert len(found["nodes"]) == 6 and len(found["arrows"]) == 5
+    svg = (tmp_path / "graph.svg").read_text()
+    assert "<svg" in svg and f"model {models[0][7:19]}" in svg
+
+
+def test_gc_tells_what_goes_and_removes_it(models, capsys, environment) -> None:
+    asks(capsys, "promote", models[0], "production")
+    assert asks(capsys, "gc")["models"] == []
+    told = asks(capsys, "gc", "--keep-days", "0", "--dry-run")
+    assert told["models"] == [models[1]] and len(asks(capsys, "list")) == 2
+    code, text, _ = ends(capsys, "gc", "--keep-days", "0")
+    assert code == 0 and text.startswith(f"{models[1][7:19]}\n1 models and 3 files")
+    assert [model["digest"] for model in asks(capsys, "list")] == [models[0]]
+    assert asks(capsys, "verify")[0]["problem"] is None
