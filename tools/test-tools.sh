@@ -10,6 +10,7 @@ declare -A packages=(
     [wireguard-go]=wireguard-go
     [swanctl]=strongswan-swanctl
     [charon-systemd]="charon-systemd libstrongswan-standard-plugins"
+    [/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so]=libcharon-extra-plugins
     [nginx]=nginx-light
     [shellcheck]=shellcheck
 )
@@ -18,7 +19,7 @@ declare -A packages=(
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
 for program in "${!packages[@]}"; do
-    if ! command -v "$program" >/dev/null; then
+    if ! command -v "$program" >/dev/null && [ ! -e "$program" ]; then
         read -ra wanted <<<"${packages[$program]}"
         missing+=("${wanted[@]}")
     fi

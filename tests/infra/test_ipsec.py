@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from infra.ipsec import ESP_PROPOSALS, GROUPS, IKE_PROPOSALS, render_swanctl
+from tests.infra.charon import charon, lacking
 
 TUNNELS = [
     {"outside_address": "198.51.100.1", "preshared_key": "first.key_of16chars"},
@@ -20,7 +17,6 @@ TUNNELS = [
 ]
 CONFIGURATION = render_swanctl("berlin", "203.0.113.10", "10.71.0.0/16", "10.70.0.0/16", TUNNELS)
 Load = Callable[[str], subprocess.CompletedProcess]
-PLUGINS = Path("/usr/lib/ipsec/plugins")
 
 
 def test_both_sides_propose_the_same_and_nothing_weak():
@@ -50,48 +46,17 @@ def test_a_half_created_connection_is_named(change, sentence):
 @pytest.fixture(scope="module")
 def load(tmp_path_factory) -> Iterator[Load]:
     """Give a configuration to `swanctl` and a charon of its own, in a network of its own."""
-    path = f"{os.environ['PATH']}:/usr/sbin"
-    charon, swanctl = shutil.which("charon-systemd", path=path), shutil.which("swanctl", path=path)
-    if not charon or not swanctl or not (PLUGINS / "libstrongswan-openssl.so").exists():
-        pytest.skip("strongSwan is not installed: run tools/test-tools.sh")
-    if os.geteuid() != 0:
-        pytest.skip("charon needs root")
-    folder, space = tmp_path_factory.mktemp("charon"), f"hybrid-{secrets.token_hex(3)}"
-    control = Path(f"/tmp/{space}.vici")  # a socket's path must be short
-    settings = folder / "strongswan.conf"
-    settings.write_text(
-        "charon-systemd {\n"
-        "  load = nonce openssl kdf random kernel-netlink socket-default vici\n"
-        f"  plugins {{ vici {{ socket = unix://{control} }} }}\n"
-        "  journal { default = -1 }\n}\n"
-        "swanctl { load = nonce openssl random }\n"
-    )
-    variables = os.environ | {"STRONGSWAN_CONF": str(settings)}
+    if reason := lacking():
+        pytest.skip(reason)
+    space = f"hybrid-{secrets.token_hex(3)}"
     made = subprocess.run(["ip", "netns", "add", space], capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"no namespace can be made: {made.stderr.strip()}")
-    daemon = subprocess.Popen(["ip", "netns", "exec", space, charon], env=variables)
-
-    def load(configuration: str) -> subprocess.CompletedProcess:
-        file = folder / "swanctl.conf"
-        file.write_text(configuration)
-        return subprocess.run(
-            [swanctl, "--load-all", "--noprompt", "--file", file, "--uri", f"unix://{control}"],
-            env=variables,
-            capture_output=True,
-            text=True,
-        )
-
     try:
-        while daemon.poll() is None and not control.exists():
-            with suppress(subprocess.TimeoutExpired):
-                daemon.wait(0.05)
-        yield load
+        with charon(space, tmp_path_factory.mktemp("charon")) as daemon:
+            yield daemon.load
     finally:
-        daemon.terminate()
-        daemon.wait(30)
         subprocess.run(["ip", "netns", "delete", space])
-        control.unlink(missing_ok=True)
 
 
 def test_strongswan_takes_the_configuration(load):
