@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cli.application import Progress
+from cli.checkpoint import recorded
 from cli.environment import Environment
 from cli.errors import CommandError
 from infra.clients import Aws, Gcs
@@ -15,33 +16,66 @@ from infra.listers import Found, list_aws, list_gcs
 from infra.removal import drain, remove, strip
 
 STEPS = 4
+AZURE_ACCOUNT = "azure:storage/account:Account"
 
 
 @dataclass(frozen=True)
 class Teardown:
-    """The clouds of one environment while it goes."""
+    """The clouds of one environment while it goes.
+
+    Parameters
+    ----------
+    aws, gcs
+        None where the environment has nothing there.
+    unseen
+        Stores in the state whose objects nobody can list from here.
+    """
 
     environment: str
-    aws: Aws
-    gcs: Gcs
+    aws: Aws | None
+    gcs: Gcs | None
     progress: Progress
+    unseen: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, environment: Environment, progress: Progress) -> Teardown:
         """Connect to what the settings name."""
         settings = environment.settings
-        return cls(
-            environment.name,
-            environment.aws(),
-            Gcs(settings.gcp.project, settings.gcp_endpoint),
-            progress,
-        )
+        cloud = settings.gpu_pool.cloud
+        aws = environment.aws() if cloud == "aws" else None
+        if cloud == "azure":
+            held = [r for r in recorded(environment).values() if r.type == AZURE_ACCOUNT]
+            names = tuple(str(each.outputs.get("name", each.id)) for each in held)
+            return cls(environment.name, None, None, progress, names)
+        gcs = Gcs(settings.gcp.project, settings.gcp_endpoint)
+        return cls(environment.name, aws, gcs, progress)
+
+    @property
+    def places(self) -> str:
+        """What is listed, for people.
+
+        Raises
+        ------
+        CommandError
+            Nothing is: the environment is on Azure.
+        """
+        if self.gcs is None:
+            raise CommandError(
+                f"{self.environment} is on Azure, where nothing is listed yet: look at its resource "
+                "group in the portal.",
+                2,
+            )
+        if self.aws is None:
+            return "Google Cloud Storage, and nothing else was looked at"
+        return "AWS and Google Cloud Storage"
 
     def found(self, *services: str) -> list[Found]:
         """Everything that is the environment's, in these services or in all."""
+        everything: list[Found] = []
         with told():
-            everything = list_aws(self.aws, frozenset(services) or None)
-            if not services or "gcs" in services:
+            if self.aws is not None:
+                everything += list_aws(self.aws, frozenset(services) or None)
+            if self.gcs is not None and (not services or "gcs" in services):
                 everything += list_gcs(self.gcs)
         return [each for each in everything if each.belongs_to(self.environment)]
 
@@ -53,6 +87,12 @@ class Teardown:
         CommandError
             Says what each store holds. Nothing has been changed by then.
         """
+        if self.unseen and not delete:
+            raise CommandError(
+                f"Storage account {', '.join(self.unseen)} goes with all that it holds, which "
+                "cannot be seen from here. Nothing was torn down: copy what you need, then run "
+                f"hybrid down {self.environment} --delete-data."
+            )
         stores = self.found("s3", "gcs")
         holdings = [holding for store in stores if (holding := self._holding(store))]
         if holdings and not delete:
@@ -76,19 +116,19 @@ class Teardown:
             with told():
                 drain(self.aws, group.identity)
 
-    def unrecorded(self, recorded: Collection[str]) -> list[Found]:
+    def unrecorded(self, known: Collection[str]) -> list[Found]:
         """What is the environment's and in no state.
 
         Parameters
         ----------
-        recorded
+        known
             Ids, names and ARNs that the state has.
         """
-        return [each for each in self.found() if each.identity not in recorded]
+        return [each for each in self.found() if each.identity not in known]
 
-    def remove_unrecorded(self, recorded: Collection[str]) -> None:
+    def remove_unrecorded(self, known: Collection[str]) -> None:
         """Remove what an interruption left without a record, by itself or on what has one."""
-        orphans = self.unrecorded(recorded)
+        orphans = self.unrecorded(known)
         for orphan in orphans:
             self.progress(0, STEPS, f"removing what is in no state: {orphan}")
         with told():

@@ -27,6 +27,7 @@ def orphans(app: Application, environment: str, remove: bool, yes: bool, as_json
         require_account(target)
         Engine(target).prepare()
         teardown, recorded = Teardown.of(target, progress), recorded_names(target)
+        places = teardown.places
         found = teardown.unrecorded(recorded)
         if remove and found:
             if not yes:
@@ -40,7 +41,7 @@ def orphans(app: Application, environment: str, remove: bool, yes: bool, as_json
         ]
         app.show_json({"environment": environment, "removed": remove, "orphans": rows})
     elif not found:
-        click.echo(f"No orphans: all that is {environment}'s is in its state.")
+        click.echo(f"No orphans in {places}: all that is {environment}'s there is in its state.")
     else:
         app.show_table(
             ["service", "kind", "id", "name"],
