@@ -55,10 +55,17 @@ def open_link(environment: Environment, number: int, site: Site) -> Link:
     Raises
     ------
     CommandError
-        The site's gateway is not in the settings, the layer is not up, or an end does not answer.
+        The cloud is not AWS, the site's gateway is not in the settings, the layer is not up, or an
+        end does not answer.
     LinkError
         The VPN connection is half-created.
     """
+    if (cloud := environment.settings.gpu_pool.cloud) != "aws":
+        raise CommandError(
+            f"{environment.name} has gpu_pool.cloud {cloud!r}, but tunnels are measured and get new "
+            "keys on 'aws' only so far: see your gateway, and the cloud's console.",
+            2,
+        )
     if site.gateway is None:
         raise CommandError(
             f"sites.{number}.gateway is missing, so nobody can reach the VPN gateway of "

@@ -146,6 +146,13 @@ def config(app: Application, site: str, file: Path, environment: str) -> None:
             "hybrid link rotate sets both ends up.",
             2,
         )
+    if settings.gpu_pool.cloud == "gcp":
+        raise CommandError(
+            f"{environment} has gpu_pool.cloud 'gcp', whose tunnels need BGP, which no file of ours "
+            f"configures: pulumi stack output tunnels --show-secrets --stack {environment}.link "
+            "has what your gateway must know.",
+            2,
+        )
     tunnels = stack_outputs(target, "link", secrets=True).get("tunnels", {}).get(site)
     if not tunnels:
         raise CommandError(f"Site {site} has no VPN connection yet: run hybrid up.")

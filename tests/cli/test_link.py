@@ -168,6 +168,21 @@ def test_the_networks_of_another_cloud_are_not_checked_and_that_is_said(tmp_path
     assert "only networks on 'aws' are checked" in str(refused)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["status", "production-azure"], "on 'aws' only so far"),
+        (["rotate", "production-gcp"], "on 'aws' only so far"),
+        (["config", "site-berlin", "none", "--environment", "production-gcp"], "need BGP"),
+    ],
+)
+def test_what_another_clouds_link_cannot_do_is_said(tmp_path, monkeypatch, arguments, told):
+    monkeypatch.setenv("HYBRID_HOME", str(tmp_path))
+    refused = CliRunner().invoke(hybrid, ["link", *arguments]).exception
+    assert isinstance(refused, CommandError) and refused.exit_code == 2
+    assert told in str(refused)
+
+
 def test_checks_are_counted_by_kind(tmp_path):
     """In a process of its own, since it captures programs."""
     program = Path(sys.executable).with_name("hybrid")
