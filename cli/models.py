@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ from cli.application import Progress
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.learning import environment_store, short_digest
+from cli.stores import objects_at
 from model_store.card import CARD
 from model_store.check import Checked, check
 from model_store.errors import StoreError
 from model_store.references import digest_in, manifests
+from model_store.replica import Drill, Replicated
+from model_store.replica import drill as try_out
+from model_store.replica import replicate as copy_to
 from model_store.signing import add_signature, require_signed
 from model_store.store import Store
 
@@ -127,6 +132,34 @@ def sign(environment: Environment, reference: str, progress: Progress) -> str:
     return digest
 
 
+def replicate(
+    environment: Environment, addresses: Iterable[str], progress: Progress
+) -> dict[str, Replicated]:
+    """Copy the store to each address, by default to those of the settings."""
+    store = environment_store(environment)
+    return {
+        address: copy_to(store, objects_at(environment, address), progress)
+        for address in _replicas(environment, addresses)
+    }
+
+
+def restore(environment: Environment, address: str, progress: Progress) -> Replicated:
+    """Bring back from a replica what the store lacks."""
+    replica = Store(objects_at(environment, address), environment.signing_keys())
+    return copy_to(replica, environment_store(environment).objects, progress)
+
+
+def drill(
+    environment: Environment, addresses: Iterable[str], progress: Progress
+) -> dict[str, Drill]:
+    """Restore each replica into an empty folder and compare it with the store."""
+    store = environment_store(environment)
+    return {
+        address: try_out(store, Store(objects_at(environment, address), store.keys), progress)
+        for address in _replicas(environment, addresses)
+    }
+
+
 def pull(environment: Environment, reference: str, folder: Path) -> str:
     """Fetch a model into a new folder; its digest."""
     store = environment_store(environment)
@@ -138,6 +171,16 @@ def pull(environment: Environment, reference: str, folder: Path) -> str:
 def names(digest: str | None) -> str:
     """How a model is called in a sentence; `nothing` for None."""
     return short_digest(digest) if digest else "nothing"
+
+
+def _replicas(environment: Environment, addresses: Iterable[str]) -> list[str]:
+    found = list(addresses) or list(environment.settings.model_replicas)
+    if not found:
+        raise CommandError(
+            f"{environment.name} has no replicas: give an address, or set model_replicas.",
+            exit_code=2,
+        )
+    return found
 
 
 def _note(environment: Environment, channel: str, digest: str, before: str | None) -> None:

@@ -359,6 +359,7 @@ class Settings(_Section):
     kind: Literal["local", "cloud"]
     backend: str | None = None
     model_store: str | None = None
+    model_replicas: tuple[str, ...] = ()
     region: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]+$")]
     zones: Annotated[tuple[str, ...], Field(min_length=1, max_length=6)]
     aws: Aws = Aws()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cli.application import Application
+from cli.commands import _models_upkeep as upkeep
 from cli.options import environment_option, json_option
 
 CHANNELS = click.Choice(["candidate", "staging", "canary", "production"])
@@ -19,6 +20,13 @@ def models() -> None:
 
     MODEL is a channel, a digest or its first digits.
     """
+
+
+for command in (
+    *(upkeep.verify, upkeep.sign, upkeep.key, upkeep.gc),
+    *(upkeep.replicate, upkeep.restore, upkeep.drill),
+):
+    models.add_command(command)
 
 
 @models.command(name="list")
@@ -223,121 +231,6 @@ def lineage(
         from cli.lineage import as_tree
 
         app.show_tree(as_tree(graph))
-
-
-@models.command()
-@click.option("--keep-days", type=click.FloatRange(min=0), default=30, show_default=True,
-              help="What was stored since then stays in any case.")
-@click.option("--rollbacks", type=click.IntRange(min=0), default=5, show_default=True,
-              help="Models before the current one that each channel can go back to.")
-@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
-@click.option("--break-lock", is_flag=True,
-              help="Take over from a collection on another machine, which must have ended.")
-@environment_option
-@json_option
-@click.pass_obj
-def gc(
-    app: Application,
-    keep_days: float,
-    rollbacks: int,
-    dry_run: bool,
-    break_lock: bool,
-    environment: str,
-    as_json: bool,
-) -> None:
-    """Remove models and files that no channel, rollback or lineage needs.
-
-    Uploads and promotions may run meanwhile. In a bucket with versions what goes can be brought back
-    for as long as the bucket keeps them.
-    """
-    from dataclasses import asdict
-    from datetime import timedelta
-
-    from cli.learning import environment_store, short_digest
-    from model_store.collect import collect
-
-    with app.progress("gc") as progress:
-        found = collect(
-            environment_store(app.environment(environment)),
-            keep=timedelta(days=keep_days),
-            rollbacks=rollbacks,
-            dry_run=dry_run,
-            break_lock=break_lock,
-            progress=progress,
-        )
-    if as_json:
-        app.show_json(asdict(found))
-        return
-    for model in found.models:
-        click.echo(short_digest(model))
-    click.echo(
-        f"{len(found.models)} models and {len(found.blobs)} files "
-        f"({found.bytes / 1e6:,.1f} MB) {'would go' if dry_run else 'are gone'}."
-    )
-
-
-@models.command()
-@click.argument("references", metavar="[MODEL]...", nargs=-1)
-@environment_option
-@json_option
-@click.pass_context
-def verify(
-    ctx: click.Context, references: tuple[str, ...], environment: str, as_json: bool
-) -> None:
-    """Check signature and every byte of each MODEL, or of all; exit code 1 if one is not whole."""
-    from dataclasses import asdict
-
-    from cli.learning import short_digest
-    from cli.models import verify as check
-
-    app: Application = ctx.obj
-    with app.progress("verify") as progress:
-        found = check(app.environment(environment), references, progress)
-    if as_json:
-        app.show_json([asdict(each) for each in found])
-    else:
-        app.show_table(
-            ["model", "signed by", "problem"],
-            [[short_digest(each.model), each.signed_by or "", each.problem or ""] for each in found],
-        )
-    if any(each.problem for each in found):
-        ctx.exit(1)
-
-
-@models.command()
-@click.argument("model")
-@environment_option
-@click.pass_obj
-def sign(app: Application, model: str, environment: str) -> None:
-    """Vouch for MODEL, which a machine without a key stored, if it is whole."""
-    from cli.models import sign as vouch
-
-    with app.progress("sign") as progress:
-        digest = vouch(app.environment(environment), model, progress)
-    click.echo(f"Model {digest} is signed.")
-
-
-@models.command()
-@click.option("--rotate", is_flag=True, help="Sign with a new key from now on; trust the old one.")
-@environment_option
-@json_option
-@click.pass_obj
-def key(app: Application, rotate: bool, environment: str, as_json: bool) -> None:
-    """Show the public keys whose models are loaded here."""
-    from model_store.signing import public_pem
-
-    keys = app.environment(environment).signing_keys()
-    new = keys.rotate() if rotate else None
-    trusted = {name: public_pem(public).decode() for name, public in keys.trusted().items()}
-    if as_json:
-        app.show_json({"folder": str(keys.folder), "new": new, "trusted": trusted})
-        return
-    if new:
-        app.say(f"New models are signed by {new}.")
-    if not trusted:
-        app.say("There is no key yet: the first model that is stored makes one.")
-    for name, pem in trusted.items():
-        click.echo(f"{name}\n{pem}", nl=False)
 
 
 def _brief(value: Any) -> str:

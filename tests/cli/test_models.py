@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,20 @@ def test_gc_tells_what_goes_and_removes_it(models, capsys, environment) -> None:
     assert code == 0 and text.startswith(f"{models[1][7:19]}\n1 models and 3 files")
     assert [model["digest"] for model in asks(capsys, "list")] == [models[0]]
     assert asks(capsys, "verify")[0]["problem"] is None
+
+
+def test_replicate_drill_restore(models, capsys, environment, tmp_path) -> None:
+    asks(capsys, "promote", models[1], "production")
+    replica = str(tmp_path / "replica")
+    code, _, error = ends(capsys, "drill")
+    assert code == 2 and "set model_replicas" in error
+    code, text, _ = ends(capsys, "replicate", replica)
+    assert (code, text) == (0, f"{replica}: 2 models copied, 0 were there, 1 channels moved.\n")
+    assert sorted(asks(capsys, "drill", replica)[replica]["restored"]) == sorted(models)
+    asks(capsys, "promote", models[0], "staging")
+    code, text, _ = ends(capsys, "drill", replica)
+    assert code == 1 and "  staging: the replica is behind; run hybrid models replicate." in text
+    shutil.rmtree(environment.model_store_address)
+    assert sorted(asks(capsys, "restore", replica)[replica]["copied"]) == sorted(models)
+    assert [found["problem"] for found in asks(capsys, "verify")] == [None, None]
+    assert asks(capsys, "history", "production")[0]["model"] == models[1]

@@ -200,7 +200,7 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "gpu_pool is 4, but must be a section with the keys cloud, instance_types, minimum, "
             "maximum, on_demand_base, spot_share, volume_gib, image_parameter, image, time_slices, "
             "device_plugin_image, autoscaler_image; spare is not a setting; the keys allowed there "
-            "are kind, backend, model_store, region, zones, aws, gcp, azure, ports, "
+            "are kind, backend, model_store, model_replicas, region, zones, aws, gcp, azure, ports, "
             "kubernetes, network, sites, k3s, link, gpu_pool, object_stores, serving, federation, "
             "training, trainer, policy, budget.",
         ),
