@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from federation.checkpoint import Checkpoint
 from federation.compression import Compression, decode, encode
 from federation.exchange import exchange
+from federation.parcel import packed, unpacked
 from federation.protocol import Reply, Task, write_model
 from federation.settings import RunSettings
 from federation.strategies.averaging import FedAvg
@@ -64,13 +65,13 @@ def run_ours(grid: Grid, context: Context) -> None:
 @our_client.train()
 def answer_ours(message: Message, context: Context) -> Message:
     """Send a change of one row."""
-    task = Task.from_record(message.content["task"])
+    task = Task.from_record(unpacked(message.content)["task"])
     change = np.zeros_like(WEIGHTS["table"])
     change[task.number] = 1
     delta, _ = encode({"table": change}, {}, Compression("rows"))
     site = str(context.node_config["site"])
     reply = Reply(site, task.run, task.number, {}, {"delta": delta})
-    return Message(reply.to_content(), reply_to=message)
+    return Message(packed(reply.to_content()), reply_to=message)
 
 
 @stock.main()

@@ -1,7 +1,8 @@
 """What a round costs besides training: two sites that do nothing, ours against stock Flower.
 
-Both run on the same SuperLink and SuperNodes. Stock is Flower's FedAvg, with ``flower-superexec``
-starting the ClientApps; ours is our exchange, with our executor::
+Ours is our exchange between the processes that :mod:`federation.deployment` starts; stock is
+Flower's FedAvg between ``flower-superlink``, ``flower-supernode`` and ``flower-superexec`` as they
+come, which start the ClientApps too::
 
     python -m benchmarks.federation_overhead [--rounds 8]
 """
@@ -16,9 +17,15 @@ import tempfile
 from pathlib import Path
 
 from federation.control import ControlClient
+from federation.deployment import Command
 from tests.federation.servers import Servers, until
 
 SITES = ("north", "south")
+FLOWER = {
+    "federation.superlink": "flower-superlink",
+    "federation.supernode": "flower-supernode",
+    "federation.client_executor": "flower-superexec",
+}
 
 
 def main() -> None:
@@ -27,41 +34,52 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory(prefix="overhead-") as scratch:
-        folder = Path(scratch)
-        servers = Servers(folder / "flower", dict.fromkeys(SITES, folder))
-        servers.folder.mkdir()
-        try:
-            servers.start_all()
-            ours = _measure(servers, folder / "ours", "ours", "our_client", rounds)
-            # The first round includes imports in the executors.
-            print(f"ours:  {statistics.median(ours[1:]):.2f} s a round (median of {rounds - 1})")
-            for site in SITES:
-                _use_stock_executor(servers, site)
-            stock = _measure(servers, folder / "stock", "stock", "stock_client", rounds)
-        finally:
-            servers.stop()
-    print(f"stock: {stock[0]:.2f} s a round (mean of {rounds}, train and evaluate)")
+        ours = _measure(Servers, Path(scratch) / "ours", "ours", "our_client", rounds)
+        # The first round includes imports in the executors.
+        print(f"ours:  {statistics.median(ours[1:]):.2f} s a round (median of {rounds - 1})")
+        stock = _measure(StockServers, Path(scratch) / "stock", "stock", "stock_client", rounds)
+        print(f"stock: {stock[0]:.2f} s a round (mean of {rounds}, train and evaluate)")
 
 
-def _use_stock_executor(servers: Servers, site: str) -> None:
-    """Replace our executor by Flower's at the same SuperNode."""
-    argv, environment = servers.commands[f"executor-{site}"]
-    options = argv[argv.index("--runtime-api-address") :]
-    program = str(Path(sys.executable).parent / "flower-superexec")
-    servers.kill(f"executor-{site}")
-    servers.start(f"executor-{site}", ([program, "--insecure", *options], environment))
+class StockServers(Servers):
+    """The same processes as Flower's own programs."""
+
+    def start(self, name: str, command: Command | None = None) -> None:
+        """Start Flower's program in the place of ours."""
+        argv, environment = command or self.commands[name]
+        super().start(name, (_as_flower_has_it(argv), environment))
+
+
+def _as_flower_has_it(argv: list[str]) -> list[str]:
+    """The command line of Flower's program that does the job of one of ours."""
+    if argv[1] != "-m":
+        return argv
+    module, options = argv[2], argv[3:]
+    program = str(Path(sys.executable).parent / FLOWER[module])
+    if module == "federation.supernode":
+        options = ["--isolation", "process", *options]
+        options[options.index("--private-key")] = "--auth-supernode-private-key"
+    if module == "federation.client_executor":
+        options = ["--insecure", *options]
+    return [program, *options]
 
 
 def _measure(
-    servers: Servers, folder: Path, server_app: str, client_app: str, rounds: int
+    kind: type[Servers], folder: Path, server_app: str, client_app: str, rounds: int
 ) -> list[float]:
     """Seconds of each round of a run."""
     folder.mkdir()
     config = {"folder": str(folder), "sites": ",".join(SITES), "rounds": rounds}
-    with ControlClient(servers.address, servers.authority) as control:
-        until(lambda: all(s.status == "online" for s in control.sites().values()), "the sites")
-        number = control.start(_bundle(server_app, client_app), config)
-        status = until(lambda: _ended(control, number), "the end of the run", every=1)
+    servers = kind(folder / "flower", dict.fromkeys(SITES, folder))
+    servers.folder.mkdir()
+    try:
+        servers.start_all()
+        with ControlClient(servers.address, servers.authority) as control:
+            until(lambda: all(s.status == "online" for s in control.sites().values()), "the sites")
+            number = control.start(_bundle(server_app, client_app), config)
+            status = until(lambda: _ended(control, number), "the end of the run", every=1)
+    finally:
+        servers.stop()
     if status.outcome != "completed":
         sys.exit(f"The run {status.outcome}: {status.details}")
     return json.loads((folder / "seconds.json").read_text())

@@ -20,6 +20,7 @@ from federation.downlink import Behind, arrived
 from federation.errors import FederationError
 from federation.local_training import own_model, train_at_site, train_privately
 from federation.privacy.rounds import site_key
+from federation.parcel import packed, unpacked
 from federation.protocol import Reply, Task, read_model, vocabulary_digest
 from federation.secure.site import answer, masked_change
 from federation.site_state import Kept, SiteState
@@ -47,7 +48,7 @@ def evaluate_final(message: Message, context: Context) -> Message:
 @app.query()
 def secure_sum(message: Message, context: Context) -> Message:
     """Answer a question of a secure sum; the vector itself comes with the training."""
-    question = message.content["secure"]
+    question = unpacked(message.content)["secure"]
     site, state = str(context.node_config["site"]), Path(str(context.node_config["state"]))
     split = leave_one_out(load_interactions(str(context.node_config["data"])))
     told = answer(
@@ -57,22 +58,23 @@ def secure_sum(message: Message, context: Context) -> Message:
     reply = Reply(
         site, str(question["run"]), int(question["number"]), {}, {"secure": told.encode()}
     )
-    return Message(reply.to_content(), reply_to=message)
+    return Message(packed(reply.to_content()), reply_to=message)
 
 
 def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Message:
     """Do the task, or give the same reply as the last time that this message came."""
-    task = Task.from_record(message.content["task"])
+    content = unpacked(message.content)
+    task = Task.from_record(content["task"])
     state = SiteState(Path(str(context.node_config["state"])), task.run)
     with state.alone():
         kept = state.before(task.number)
         try:
-            received = _arrived(task, read_model(message.content["model"]), kept)
+            received = _arrived(task, read_model(content["model"]), kept)
         except Behind:
             return Message(RecordDict({"behind": ConfigRecord()}), reply_to=message)
         control = None
-        if "control" in message.content:
-            control = arrived(read_model(message.content["control"]), {}, None, task.version)
+        if "control" in content:
+            control = arrived(read_model(content["control"]), {}, None, task.version)
         request = task.digest(received, control or {})
         reply = state.answer(task.number, request)
         if reply is None:
@@ -80,7 +82,7 @@ def _answer(message: Message, context: Context, parts: tuple[str, ...]) -> Messa
             about = replace(task, secure="none").digest(received, control or {})
             reply, kept = _work(task, received, control, context, parts, kept, about)
             state.save(request, reply, kept)
-    return Message(reply.to_content(), reply_to=message)
+    return Message(packed(reply.to_content()), reply_to=message)
 
 
 def _arrived(task: Task, parts: dict[str, bytes], kept: Kept) -> Weights:

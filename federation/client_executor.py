@@ -19,9 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-# Tasks follow one another; an idle site asks less often.
-LEAST_POLL_SECONDS = 0.02
-MOST_POLL_SECONDS = 0.1
+# The SuperNode answers when there is a task (:mod:`federation.supernode`); one that does not wait
+# shall not be asked without end.
+POLL_SECONDS = 0.02
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -69,16 +69,13 @@ def serve(address: str, secret: bytes) -> NoReturn:
     )
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     children: set[int] = set()
-    worked = time.monotonic()
     try:
         while True:
             answer = client.AcquireTask(request)
             if answer.token:
                 children.add(_fork(address, answer.token))
-                worked = time.monotonic()
             children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
-            idle = time.monotonic() - worked
-            time.sleep(min(max(idle / 100, LEAST_POLL_SECONDS), MOST_POLL_SECONDS))
+            time.sleep(POLL_SECONDS)
     finally:
         # Not SIGTERM: a ClientApp that may still say that it ends says so without a reply, and
         # the SuperNode waits for that reply for ever. One that vanishes is given up in a minute.

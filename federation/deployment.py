@@ -51,7 +51,7 @@ def superlink_command(folder: Path, *, port: int, host: str = LOOPBACK) -> Comma
     files = _files(folder)
     state = _home(folder, "superlink") / "state.db"
     argv = [
-        _program("flower-superlink"),
+        *(sys.executable, "-m", "federation.superlink"),
         *("--host", host, "--port", str(port)),
         *("--ssl-ca-certfile", str(files.authority)),
         *("--ssl-certfile", str(files.server_certificate)),
@@ -74,10 +74,7 @@ def server_superexec_command(folder: Path, *, port: int) -> Command:
         *("--root-certificates", str(files.authority)),
         *("--superexec-auth-secret-file", str(files.superexec_secret)),
     ]
-    environment = _environment(_home(folder, "superlink"))
-    # A submitted run otherwise waits for up to a second.
-    environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.25"
-    return argv, environment
+    return argv, _environment(_home(folder, "superlink"))
 
 
 def supernode_command(
@@ -115,12 +112,11 @@ def supernode_command(
         if set(str(path)) & set("'\n"):
             raise FederationError(f"Folder {path} has a quote or a line break: rename it.")
     argv = [
-        _program("flower-supernode"),
+        *(sys.executable, "-m", "federation.supernode"),
         *("--superlink", superlink),
         *("--root-certificates", str(authority)),
-        *("--auth-supernode-private-key", str(files.sites[site].private_key)),
+        *("--private-key", str(files.sites[site].private_key)),
         *("--node-config", f"site='{site}' data='{data}' state='{state}'"),
-        *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(files.sites[site].superexec_secret)),
         *("--host", LOOPBACK, "--port", str(runtime_port)),
     ]

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from federation.downlink import Behind
 from federation.errors import FederationError
+from federation.parcel import packed, unpacked
 from federation.protocol import Task, size_of
 from federation.settings import RunSettings
 
@@ -115,9 +116,10 @@ def exchange(
         return RecordDict({**sent(site), "task": replace(task, train=site in chosen).to_record()})
 
     def ask(nodes: dict[str, int], now: float) -> None:
+        contents = {site: questions[site] if questions else about_model(site) for site in nodes}
         messages = [
             Message(
-                questions[site] if questions else about_model(site),
+                packed(contents[site]),
                 node,
                 kind,
                 ttl=settings.round_timeout,
@@ -126,8 +128,8 @@ def exchange(
             for site, node in nodes.items()
         ]
         asked.update(zip(grid.push_messages(messages), nodes, strict=True))
-        for site, message in zip(nodes, messages, strict=True):
-            size = size_of(message.content)
+        for site, content in contents.items():
+            size = size_of(content)
             result.bytes_down += size
             result.moved[site] = result.moved.get(site, 0) + size
             if times[site]:
@@ -140,11 +142,12 @@ def exchange(
         if site is None or site not in pending():
             return
         if not reply.has_error():
-            size = size_of(reply.content)
-            result.bytes_up += size
-            result.moved[site] += size
             try:
-                result.answers[site] = read(site, reply.content)
+                content = unpacked(reply.content)
+                size = size_of(content)
+                result.bytes_up += size
+                result.moved[site] += size
+                result.answers[site] = read(site, content)
                 result.seconds[site] = round(time.monotonic() - began, 3)
             except Behind:
                 log.info("site %r gets the whole model", site)
@@ -165,7 +168,7 @@ def exchange(
         return [s for s in sites if s not in result.answers and s not in result.refused]
 
     while True:
-        for reply in grid.pull_messages(list(asked)):
+        for reply in grid.pull_messages(list(asked)) if asked else ():
             take(reply)
         now = time.monotonic()
         usable = sum(site in result.answers for site in counted)

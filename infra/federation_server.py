@@ -234,7 +234,7 @@ def containers(args: FederationServerArgs) -> list[dict[str, Any]]:
         | {
             "name": PART,
             "command": [
-                "flower-superlink",
+                *("python", "-m", "federation.superlink"),
                 *("--host", "127.0.0.1", "--port", str(args.port)),
                 *("--ssl-ca-certfile", f"{CREDENTIALS}/{CERTIFICATE}"),
                 *("--ssl-certfile", f"{CREDENTIALS}/{CERTIFICATE}"),

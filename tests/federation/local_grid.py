@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from federation import server_app
 from federation.in_process import InProcessGrid
+from federation.parcel import unpacked
 from federation.run import prepare
 from federation.settings import RunSettings
 
@@ -45,7 +46,10 @@ class LocalGrid(InProcessGrid):
         self._tamper = tamper
 
     def ask(self, site: str, message: Message) -> Message | None:
-        return self._tamper(site, super().ask(site, message))
+        reply = super().ask(site, message)
+        if reply.has_content():
+            reply.content = unpacked(reply.content)
+        return self._tamper(site, reply)
 
 
 def settings_of(run: Path, shop: Shop, **changes: object) -> RunSettings:

@@ -101,6 +101,17 @@ def test_the_weights_are_the_sites_average(finished: FederatedResult, shop: Shop
         np.testing.assert_allclose(result[name], tensor.numpy(), atol=1e-3, err_msg=name)
 
 
+def test_a_private_round_under_masks_crosses_the_network(running: Servers, shop: Shop) -> None:
+    result = federate(
+        running.folder, shop.initial, running.folder / "secret", address=running.address,
+        sites=shop.data, rounds=1, secure="masks", dp_epsilon=8.0,
+    )  # fmt: skip
+    (record,) = result.rounds
+    assert record["trained"].keys() == {"sum of north, south"}
+    assert 7.9 < record["epsilon"] <= 8.0
+    assert (result.artifact / "privacy.jsonl").exists()
+
+
 def test_a_finished_run_is_not_repeated(
     finished: FederatedResult, running: Servers, shop: Shop
 ) -> None:
