@@ -225,12 +225,13 @@ def main() -> None:
     parser.add_argument("--only", choices=("beauty", "table"))
     parser.add_argument("--data", type=Path, default=BEAUTY)
     parser.add_argument("--rounds", type=int, default=15, help="rounds on Beauty")
-    parser.add_argument("--share", type=float, action="append", help="of topk; may be repeated")
+    parser.add_argument("--share", type=float, action="append", help="of topk too; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--items", type=int, default=400_000, help="rows of the large table")
     parser.add_argument("--users", type=int, default=100, help="of each site of the large table")
     options = parser.parse_args()
-    schemes = [Compression("topk", share) for share in options.share or [0.1]]
+    schemes = [Compression("signs")]
+    schemes += [Compression("topk", share) for share in options.share or []]
     if options.only != "beauty":
         table(options.items, options.users, 3, [Compression("int8"), *schemes])
     if options.only != "table":

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from federation.errors import FederationError
-from federation.rounding import restore, to_bfloat16, to_int8
+from federation.rounding import restore, to_bfloat16, to_int8, to_signs
 from federation.updates import Delta, Rows, Weights
 from federation.wire import Form, Part, pack, unpack
 
-METHODS = ("none", "rows", "int8", "topk")
+METHODS = ("none", "rows", "int8", "signs", "topk")
 # Steps from zero to the largest value. Of single elements, of which most are left out for a while,
 # a coarser grid loses little more and takes two bits less.
 ROW_LEVELS, ELEMENT_LEVELS = 127, 31
@@ -32,8 +32,9 @@ class Compression:
     ----------
     method : str
         "none": all elements as float32. "rows": rows that changed, as float32, exactly. "int8":
-        rows that changed as int8 with a scale each. "topk": the elements that changed most, as
-        int8. With the last two, arrays of one dimension are bfloat16.
+        rows that changed as int8 with a scale each. "signs": the same rows, of each element
+        whether it is large and its sign. "topk": the elements that changed most, as int8. With the
+        last three, arrays of one dimension are bfloat16.
     share : float
         Of the elements that changed, the share that "topk" sends, in (0, 1].
     """
@@ -55,7 +56,7 @@ class Compression:
     @property
     def lossy(self) -> bool:
         """Whether a residual stays behind."""
-        return self.method in ("int8", "topk")
+        return self.method in ("int8", "signs", "topk")
 
 
 def encode(delta: Delta, residual: Delta, compression: Compression) -> tuple[bytes, Delta]:
@@ -175,26 +176,28 @@ def _rows(
     total[touched] = fresh.values
     total[np.searchsorted(index, older.index)] += older.values
     _require_finite(name, total)
-    sent = np.zeros_like(total)
+    # In place, since there may be many rows: what is sent is taken off the total, which remains.
     if compression.method == "topk":
         count = math.ceil(compression.share * np.count_nonzero(fresh.values))
         chosen = _largest(total.reshape(-1), count)
         stored, scales = to_int8(total.reshape(1, -1)[:, chosen], ELEMENT_LEVELS)
-        sent.reshape(-1)[chosen] = restore(stored, scales)[0]
+        total.reshape(-1)[chosen] -= restore(stored, scales)[0]
         rows, columns = np.divmod(chosen, width)
         positions = index[rows] * width + columns
         form = Form(name=name, layout="elements", values="int8", count=len(chosen))
     else:
-        # What waits for rows that did not change now goes on waiting: it is less than a step each.
+        # What waits for rows that did not change now goes on waiting.
         positions, stored, scales = fresh.index, total[touched], NO_SCALES
-        if compression.lossy:
+        if compression.method == "signs":
+            stored, scales = to_signs(stored)
+        elif compression.lossy:
             stored, scales = to_int8(stored, ROW_LEVELS)
-        sent[touched] = restore(stored, scales)
-        values = "int8" if compression.lossy else "float32"
+        total[touched] -= restore(stored, scales)
+        values = compression.method if compression.lossy else "float32"
         form = Form(name=name, layout="rows", values=values, count=len(positions))
-    remains = total - sent
-    kept = remains.any(axis=1)
-    left = Rows(index[kept], remains[kept].reshape(-1, *shape)) if kept.any() else None
+    kept = total.any(axis=1)
+    remains = total if kept.all() else total[kept]
+    left = Rows(index[kept], remains.reshape(-1, *shape)) if kept.any() else None
     return Part(form, positions, scales, stored), left
 
 

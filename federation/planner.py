@@ -19,14 +19,16 @@ SCHEMES = (
     Compression("none"),
     Compression("rows"),
     Compression("int8"),
-    *(Compression("topk", share) for share in (0.2, 0.1, 0.05, 0.02, 0.01)),
+    Compression("signs"),
+    *(Compression("topk", share) for share in (0.1, 0.05, 0.02, 0.01)),
 )
 # Passes over its own data that a site may make in a round, as a multiple of those asked for.
 STRETCHES = (1, 2, 4)
 FEWEST_SITES = 2
-# What zlib leaves of a float32, of a quantised element where only the largest are sent, and of the
-# header, about.
-FLOAT_BITS, ELEMENT_BITS = 28, 4.6
+# What zlib leaves of an element and of a row's scale, of a quantised element where only the largest
+# are sent, and of the header, about.
+ROW_BITS = {"rows": (28, 0), "int8": (8, 32), "signs": (1.45, 6)}
+ELEMENT_BITS = 4.6
 MESSAGE_BYTES = 350
 
 
@@ -225,8 +227,8 @@ def message_bytes(
             gap = math.log2(math.e / density)
             bits += compression.share * changed * (gap + ELEMENT_BITS)
         else:
-            row = math.prod(shape[1:]) * (8 if compression.lossy else FLOAT_BITS)
-            bits += touched * shape[0] * (row + (32 if compression.lossy else 0) + 8)
+            element, scale = ROW_BITS[compression.method]
+            bits += touched * shape[0] * (math.prod(shape[1:]) * element + scale + 8)
     return MESSAGE_BYTES + math.ceil(bits / 8)
 
 

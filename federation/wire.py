@@ -10,10 +10,11 @@ A message is, one after the other, all numbers little-endian::
 
 A part is one array of the model. Its arrays are, where they apply, the gaps between positions
 (uint32; the first position, then each one's distance from the one before), the scales (float32)
-and the values:
+and the values. Signs are five to a byte, and their scales are a byte each
+(:mod:`federation.rounding`):
 
 ============  ==========  =======================  ==========================
-layout        positions   count                    scales where values are int8
+layout        positions   count                    scales of int8 and signs
 ============  ==========  =======================  ==========================
 ``dense``     none        all elements             one
 ``rows``      of rows     rows, each one whole     one a row
@@ -35,12 +36,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.errors import FederationError
+from federation.rounding import (
+    SIGNS_A_BYTE,
+    code_of_size,
+    pack_signs,
+    size_of_code,
+    unpack_signs,
+)
 from federation.updates import Weights
 
 MAGIC = b"HYD1"
 DIGEST_BYTES = 16
 MOST_HEADER_BYTES = 1 << 20
-KINDS = {"float32": "<f4", "bfloat16": "<u2", "int8": "|i1"}
+KINDS = {"float32": "<f4", "bfloat16": "<u2", "int8": "|i1", "signs": "|u1"}
+SCALES = {"int8": "<f4", "signs": "|u1"}
 
 
 class Form(BaseModel):
@@ -49,7 +58,7 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     name: str
     layout: Literal["dense", "rows", "elements"]
-    values: Literal["float32", "bfloat16", "int8"]
+    values: Literal["float32", "bfloat16", "int8", "signs"]
     count: int = Field(ge=0)
 
     def check(self, weights: Weights) -> None:
@@ -74,10 +83,15 @@ class Form(BaseModel):
     def lengths(self, shape: tuple[int, ...]) -> list[tuple[str, int]]:
         """Type and length of gaps, scales and values in the body."""
         whole_rows = self.layout == "rows"
-        scales = 0 if self.values != "int8" else self.count if whole_rows else 1
+        scales = 0 if self.values not in SCALES else self.count if whole_rows else 1
         width = math.prod(shape[1:]) if whole_rows else 1
         gaps = 0 if self.layout == "dense" else self.count
-        return [("<u4", gaps), ("<f4", scales), (KINDS[self.values], self.count * width)]
+        values = self.count * width
+        if self.values == "signs":
+            values = -(-values // SIGNS_A_BYTE)
+        return [
+            ("<u4", gaps), (SCALES.get(self.values, "<f4"), scales), (KINDS[self.values], values),
+        ]  # fmt: skip
 
 
 class _Header(BaseModel):
@@ -98,7 +112,8 @@ class Part:
     scales : ndarray of float32, shape [k, 1]
         Empty where values are not int8.
     stored : ndarray
-        Of the type that the form names: [count, width], or a form that has as many elements.
+        Of the type that the form names, signs as int8: [count, width], or a form that has as many
+        elements.
     """
 
     form: Form
@@ -121,7 +136,7 @@ def pack(parts: Sequence[Part], level: int) -> bytes:
     arrays = (
         _planes(array)
         for part in parts
-        for array in (np.diff(part.positions, prepend=0).astype("<u4"), part.scales, part.stored)
+        for array in (np.diff(part.positions, prepend=0).astype("<u4"), *_written(part))
     )
     content = struct.pack("<I", len(header)) + header + _deflate(arrays, level)
     return MAGIC + _digest(content) + content
@@ -174,6 +189,13 @@ def unpack(message: bytes, weights: Weights) -> list[Part]:
     ]
 
 
+def _written(part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """A part's scales and values as they stand in the body."""
+    if part.form.values == "signs":
+        return code_of_size(part.scales), pack_signs(part.stored)
+    return part.scales, part.stored
+
+
 def _part(
     form: Form, shape: tuple[int, ...], gaps: np.ndarray, scales: np.ndarray, stored: np.ndarray
 ) -> Part:
@@ -184,6 +206,8 @@ def _part(
             f"The message names positions of {form.name!r} that repeat or are none of its {most}."
         )
     width = math.prod(shape[1:]) if form.layout == "rows" else 1
+    if form.values == "signs":
+        scales, stored = size_of_code(scales), unpack_signs(stored, form.count * width)
     return Part(form, positions, scales[:, None], stored.reshape(form.count, width))
 
 

@@ -30,7 +30,10 @@ def held_by(homes: Path, site: str) -> dict[str, np.ndarray]:
     }
 
 
-CODINGS = [{"compression": "rows"}, {"compression": "int8"}, {"compression": "topk", "share": 0.2}]
+CODINGS = [
+    {"compression": "rows"}, {"compression": "int8"}, {"compression": "signs"},
+    {"compression": "topk", "share": 0.2},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: coding["compression"])
@@ -45,7 +48,7 @@ def test_all_sites_end_with_the_servers_bytes_though_changes_alone_go_down(
     _, first, *later = read_records(run)
     size = sum(array.nbytes for array in result.values())
     assert first["bytes_down"] > 2 * size
-    most = {"rows": 1.0, "int8": 0.4, "topk": 0.2}[coding["compression"]]
+    most = {"rows": 1.0, "int8": 0.4, "signs": 0.2, "topk": 0.2}[coding["compression"]]
     for record in later:
         moved = sum(told["bytes"] for told in record["trained"].values())
         assert moved == record["bytes_down"] + record["bytes_up"]
@@ -54,8 +57,10 @@ def test_all_sites_end_with_the_servers_bytes_though_changes_alone_go_down(
         assert record["bytes_up"] - 2 * 2000 < most * 2 * size
 
 
-def test_compressed_rounds_teach_the_model_too(shop: Shop, tmp_path: Path) -> None:
-    coding = {"compression": "topk", "share": 0.3}
+@pytest.mark.parametrize("coding", [{"compression": "signs"}, {"compression": "topk", "share": 0.3}])
+def test_compressed_rounds_teach_the_model_too(
+    shop: Shop, tmp_path: Path, coding: dict
+) -> None:
     start(settings_of(tmp_path, shop, rounds=6, local_epochs=2, **coding), LocalGrid(shop.data))
     assert read_records(tmp_path)[-1]["metrics"]["NDCG@10"] > 0.55
 

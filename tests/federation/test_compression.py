@@ -23,7 +23,9 @@ WEIGHTS: Weights = {
     "scalar": np.zeros((), np.float32),
     "counter": np.zeros(3, np.int64),
 }
-LOSSY = [Compression("int8"), Compression("topk", 0.05), Compression("topk", 1.0)]
+LOSSY = [
+    Compression("int8"), Compression("signs"), Compression("topk", 0.05), Compression("topk", 1.0)
+]  # fmt: skip
 ALL = [Compression(method) for method in METHODS]
 
 
@@ -93,6 +95,19 @@ def test_the_documented_format_is_what_is_read() -> None:
     read = decode(signed([part(count=2)], gaps + planes), WEIGHTS)["table"]
     assert read.index.tolist() == [3, 199]
     np.testing.assert_array_equal(read.values, values.reshape(2, 8))
+
+
+def test_signs_are_those_of_the_large_elements_of_a_row_and_one_size() -> None:
+    table = np.zeros((200, 8), np.float32)
+    table[3] = [4, -4, 0.5, -0.5, 0, 0, 2, 1]  # 1.5 on average
+    table[5] = -7
+    message, residual = encode({"table": table}, {}, Compression("signs"))
+    received = dense(decode(message, WEIGHTS))["table"]
+    # The mean of the large ones to the nearest eighth of an octave.
+    large, equal = 2 ** (np.rint(8 * np.log2([10 / 3, 7])) / 8)
+    np.testing.assert_allclose(received[3], np.array([1, -1, 0, 0, 0, 0, 1, 0]) * large, rtol=1e-6)
+    np.testing.assert_allclose(received[5], np.full(8, -equal), rtol=1e-6)
+    np.testing.assert_array_equal(dense(residual)["table"], table - received)
 
 
 def test_int8_is_within_half_a_step_of_each_row() -> None:
@@ -174,11 +189,11 @@ def test_an_empty_change_is_a_message_too() -> None:
 def test_bytes_fall_from_method_to_method() -> None:
     generator = np.random.default_rng(0)
     sent: Delta = {"table": generator.laplace(size=(4000, 64)).astype(np.float32)}
-    schemes = [*ALL[:3], Compression("topk", 0.1), Compression("topk", 0.02)]
+    schemes = [*ALL[:4], Compression("topk", 0.1), Compression("topk", 0.02)]
     sizes = [len(encode(sent, {}, compression)[0]) for compression in schemes]
     whole = sent["table"].nbytes
     assert sizes[0] < 1.01 * whole
-    for size, share in zip(sizes[1:], [1.0, 0.27, 0.045, 0.011], strict=True):
+    for size, share in zip(sizes[1:], [1.0, 0.27, 0.05, 0.045, 0.011], strict=True):
         assert size < share * whole, sizes
 
 
@@ -325,7 +340,7 @@ def test_a_forged_message_is_refused_or_fits(
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
-    [(("zip",), "compression is 'zip': use one of none, rows, int8, topk"),
+    [(("zip",), "compression is 'zip': use one of none, rows, int8, signs, topk"),
      (("topk", 0.0), "share is 0.0"), (("topk", float("nan")), "share is nan")],
 )  # fmt: skip
 def test_an_unusable_compression_is_refused(values: tuple, sentence: str) -> None:

@@ -11,7 +11,9 @@ from federation.downlink import CHUNK_ROWS, Messages, advance, changed, receive
 from federation.errors import FederationError
 from federation.updates import Delta, Rows, Weights
 
-COMPRESSIONS = [Compression("rows"), Compression("int8"), Compression("topk", 0.1)]
+COMPRESSIONS = [
+    Compression("rows"), Compression("int8"), Compression("signs"), Compression("topk", 0.1)
+]  # fmt: skip
 
 
 def model(rows: int = 300) -> Weights:
