@@ -1,6 +1,6 @@
 """Store a folder as a model, on a machine that has nothing but this package:
 
-    python -m model_store FOLDER ADDRESS --lineage JSON
+    python -m model_store FOLDER ADDRESS --lineage JSON [--data FILE]
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("address")
     parser.add_argument("--lineage", type=json.loads, required=True, metavar="JSON")
+    parser.add_argument("--data", type=Path, metavar="FILE",
+                        help="what the machine knows of the data, for the lineage")  # fmt: skip
     arguments = parser.parse_args()
     try:
+        lineage = dict(arguments.lineage)
+        if arguments.data:
+            known = json.loads(arguments.data.read_text(encoding="utf-8"))
+            lineage["data"] = lineage.get("data", {}) | known
         store = open_store(arguments.address)
-        write_card(arguments.folder, arguments.lineage)
-        digest = store.put(arguments.folder, lineage=arguments.lineage)
+        write_card(arguments.folder, lineage)
+        # It has no key: who submitted the job signs the model after a look at it.
+        digest = store.put(arguments.folder, lineage=lineage)
         store.move_channel("candidate", digest)
-    except StoreError as error:
+    except (StoreError, OSError, ValueError) as error:
         sys.exit(str(error))
     print(digest)
 

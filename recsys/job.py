@@ -5,7 +5,8 @@
 `--recipe` is a JSON file with the fields that differ from the defaults. Process 0 prints a line of
 JSON for each step forward, ``{"progress": [done, total, text]}``, and at the end
 ``{"metrics": {…}, "epochs": n, "seconds": s}`` or ``{"error": text}``. The artefact is in
-``FOLDER/artifact``, as after `recsys.training.train` in one process.
+``FOLDER/artifact``, as after `recsys.training.train` in one process; ``FOLDER/data.json`` tells the
+fingerprint and the size of the data.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from recsys.data.interactions import load_interactions
+from recsys.data.interactions import Interactions, load_interactions
 from recsys.distributed import Workers, joined
 from recsys.errors import RecipeError, RecsysError
+from recsys.files import write_atomically
 from recsys.recipe import Recipe
 from recsys.training import train
 
@@ -49,6 +51,8 @@ def _train(arguments: argparse.Namespace, workers: Workers) -> None:
     interactions = load_interactions(arguments.data)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with _claimed(arguments.folder) if workers.writes else nullcontext():
+        if workers.writes:
+            _describe(interactions, arguments.folder / "data.json")
         result = train(
             interactions,
             recipe,
@@ -59,6 +63,17 @@ def _train(arguments: argparse.Namespace, workers: Workers) -> None:
         )
     if workers.writes:
         _tell({"metrics": result.metrics, "epochs": result.epochs, "seconds": result.seconds})
+
+
+def _describe(interactions: Interactions, file: Path) -> None:
+    """Note what was trained on, for the lineage of the model."""
+    found = {
+        "fingerprint": interactions.fingerprint(),
+        "users": len(interactions.users),
+        "items": len(interactions.items),
+        "interactions": len(interactions.sequence),
+    }
+    write_atomically(file, lambda path: path.write_text(json.dumps(found)))
 
 
 def _claimed(folder: Path) -> AbstractContextManager:

@@ -31,7 +31,8 @@ def submit(
     """Train on the managed trainer that ENV's settings name: SageMaker, Vertex AI or Azure ML.
 
     The machines read the data, train as `hybrid train` does, and store the model in ENV's store,
-    where the channel `candidate` then points to it. The same job is not started twice.
+    where the channel `candidate` then points to it. The same job is not started twice. The
+    machines have no key: look at the model, then `hybrid models sign candidate`.
     """
     from cli.learning import read_recipe
     from cli.submission import prepare

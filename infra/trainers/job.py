@@ -130,10 +130,12 @@ def script(job: TrainerJob, *, rank: str, master: str, prepare: str, checkpoints
         *(["--shard-items"] if job.shard_items else []),
     ]
     lineage = {"made_by": "submit", "job": job.name, "data": {"address": job.data},
-               "recipe": dict(job.recipe)}  # fmt: skip
+               "recipe": dict(job.recipe),
+               "stages": [{"stage": "train", "job": job.name}]}  # fmt: skip
     store = [
         *("python", "-m", "model_store", f"{checkpoints}/artifact", shlex.quote(job.models)),
         *("--lineage", shlex.quote(json.dumps(lineage, sort_keys=True))),
+        *("--data", f"{checkpoints}/data.json"),
     ]
     return "\n".join(
         [

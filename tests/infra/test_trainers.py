@@ -140,20 +140,26 @@ def test_each_machine_knows_its_place_and_the_first_stores_the_model(tmp_path, r
     assert len(store) == (rank == 0)
     if store:
         assert store[0].startswith(f"python -m model_store {folder}/artifact gs://models/production")
+        assert store[0].endswith(f" --data {folder}/data.json")
 
 
 def test_what_was_trained_becomes_the_candidate_of_the_store(tmp_path):
     artifact, address = tmp_path / "artifact", tmp_path / "store"
     artifact.mkdir()
     (artifact / "weights.safetensors").write_bytes(b"weights")
+    (tmp_path / "data.json").write_text('{"fingerprint": "f00d"}')
+    lineage = '{"job": "j", "data": {"address": "s3://shop"}}'
     done = subprocess.run(
-        [sys.executable, "-m", "model_store", artifact, address, "--lineage", '{"job": "j"}'],
+        [sys.executable, "-m", "model_store", artifact, address, "--lineage", lineage]
+        + ["--data", tmp_path / "data.json"],
         capture_output=True,
         text=True,
         check=True,
     )
     store = open_store(str(address))
     assert store.channels() == {"candidate": done.stdout.strip()}
+    found = store.manifest("candidate").lineage
+    assert found == {"job": "j", "data": {"address": "s3://shop", "fingerprint": "f00d"}}
 
 
 @pytest.mark.parametrize(

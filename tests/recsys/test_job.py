@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from recsys import job
+from recsys.data.interactions import load_interactions
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +36,9 @@ def test_torchrun_trains_in_two_processes_and_one_of_them_tells(
     assert [step["progress"][:2] for step in steps] == [[1, 2], [2, 2]]
     metrics = json.loads((tmp_path / "run/artifact/metrics.json").read_text())
     assert last["metrics"] == metrics and metrics["users"] == 300
+    known = json.loads((tmp_path / "run/data.json").read_text())
+    assert known["fingerprint"] == load_interactions(shop_folder).fingerprint()
+    assert known["users"] == 300
 
 
 @pytest.mark.parametrize(
