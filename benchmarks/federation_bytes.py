@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from federation.checkpoint import Checkpoint, digest
 from federation.compression import Compression, decode, encode
 from federation.downlink import advance, receive
 from federation.strategies.averaging import FedAvg, mean_delta
@@ -189,8 +190,12 @@ def _serve(pipe: Connection, file: Path, compression: Compression) -> None:
     before = _memory("VmRSS")
     with np.load(file) as stored:
         server = Server({name: stored[name] for name in stored.files}, compression)
+    number = 0
     while (answers := pipe.recv()) is not None:
+        number += 1
         pipe.send(server.step(answers))
+        record = {"round": number, "model": digest(server.weights)}
+        Checkpoint(number, server.weights, {}, [record], server.residual).save(file.parent)
     pipe.send(_memory("VmHWM") - before)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,10 @@ class Outgoing:
         self._held = dict(held) if messages else {}
         self._size = sum(array.nbytes for array in weights.values())
 
+    @cached_property
+    def _whole(self) -> bytes:
+        return save(self._weights)
+
     def parts(self, site: str) -> dict[str, bytes]:
         """The parts of the message to a site, by name."""
         held = self._held.get(site)
@@ -201,7 +206,7 @@ class Outgoing:
             if messages is not None:
                 return {str(held + 1 + place): each for place, each in enumerate(messages)}
         self._held.pop(site, None)
-        return {WHOLE: save(self._weights)}
+        return {WHOLE: self._whole}
 
     def has_lost(self, site: str) -> bool:
         """Note that a site does not hold what it was thought to; False if it was sent all."""

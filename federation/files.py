@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read (mode 0600)."""
+def write_private(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write a file of these pieces that only its owner may read (mode 0600)."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:  # mkstemp sets the mode
-            stream.write(content)
+            stream.writelines(pieces)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -225,8 +225,13 @@ def _exchange(
             return _Answer(reply, None)
         return _Answer(reply, _update(state.weights, reply, bool(along)))
 
+    # Sites that get the same share it: a model may be large, and the sites many.
+    made: dict[tuple[str, ...], ArrayRecord] = {}
+
     def sent(site: str) -> dict[str, ArrayRecord]:
-        return {"model": write_model(outgoing.parts(site)), **along}
+        parts = outgoing.parts(site)
+        model = made.get(tuple(parts)) or write_model(parts)
+        return {"model": made.setdefault(tuple(parts), model), **along}
 
     return exchange(grid, settings, task, sent, chosen, read)
 
@@ -354,7 +359,8 @@ def _complete(record: Record, result: Exchange[_Answer]) -> None:
 
 
 def _weights_of(model: LoadedModel) -> Weights:
-    return {name: tensor.numpy().copy() for name, tensor in model.model.state_dict().items()}
+    # The model's own memory: it is needed only as what the result is written with.
+    return {name: tensor.numpy() for name, tensor in model.model.state_dict().items()}
 
 
 def _write_artifact(
@@ -363,7 +369,7 @@ def _write_artifact(
     import torch
 
     initial.model.load_state_dict(
-        {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
+        {name: torch.from_numpy(array) for name, array in weights.items()}
     )
     with new_folder(run / "artifact") as folder:
         save_model(folder, initial.model, initial.recipe, initial.items, metrics)
