@@ -123,12 +123,14 @@ def _work(
                 seed=task.seed, number=task.number, about=f"{task.run}/{task.number}/{about}",
             )  # fmt: skip
         else:
+            changes = {"delta": trained.delta}
+            if control is not None:
+                changes["extra"] = trained.extra
             coding = Compression(task.compression, task.share)
-            residual = kept.get("residual", {})
-            blobs["delta"], residual = encode(trained.delta, residual, coding)
-            kept = kept | {"residual": residual}
-        if control is not None:
-            blobs["extra"], _ = encode(trained.extra, {}, Compression())
+            for name, change in changes.items():
+                waits = f"residual of {name}"
+                blobs[name], rest = encode(change, kept.get(waits, {}), coding)
+                kept = kept | {waits: rest}
         figures["train"] = trained.figures
     if task.compression != "none":
         version = {"number": np.array(task.version)}

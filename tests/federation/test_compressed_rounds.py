@@ -57,6 +57,15 @@ def test_all_sites_end_with_the_servers_bytes_though_changes_alone_go_down(
         assert record["bytes_up"] - 2 * 2000 < most * 2 * size
 
 
+def test_control_variates_are_compressed_too(shop: Shop, tmp_path: Path) -> None:
+    sent = {}
+    for compression in ("none", "signs"):
+        how = {"strategy": "scaffold", "rounds": 2, "compression": compression}
+        start(settings_of(tmp_path / compression, shop, **how), LocalGrid(shop.data))
+        sent[compression] = [r["bytes_up"] for r in read_records(tmp_path / compression)[1:]]
+    assert all(few < many / 4 for few, many in zip(sent["signs"], sent["none"], strict=True))
+
+
 @pytest.mark.parametrize("coding", [{"compression": "signs"}, {"compression": "topk", "share": 0.3}])
 def test_compressed_rounds_teach_the_model_too(
     shop: Shop, tmp_path: Path, coding: dict
