@@ -8,8 +8,8 @@ import click
 
 # As federation.strategies.make and federation.selection have them; a test compares. Importing them
 # would make `--help` wait for NumPy.
-STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedyogi", "scaffold", "krum", "multi-krum",
-              "trimmed-mean")  # fmt: skip
+STRATEGIES = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "scaffold", "krum",
+              "multi-krum", "trimmed-mean")  # fmt: skip
 RULES = ("share", "size", "utility", "speed")
 
 OPTIONS = (
@@ -18,6 +18,8 @@ OPTIONS = (
                  help="Weight of FedProx's proximal term."),
     click.option("--server-rate", type=click.FloatRange(0), default=0.0,
                  help="Server's learning rate with fedadam and fedyogi, such as 0.01."),
+    click.option("--server-momentum", type=click.FloatRange(0, 1, max_open=True), default=0.0,
+                 help="Share of the last round's movement in the next with fedavgm, such as 0.6."),
     click.option("--wrong-sites", type=click.IntRange(0), default=0,
                  help="So many sites krum, multi-krum and trimmed-mean shall bear."),
     click.option("--by-row", is_flag=True,

@@ -40,6 +40,8 @@ class RunSettings:
         Weight of FedProx's proximal term; 0 with others.
     server_rate : float
         Learning rate of FedAdam and FedYogi; 0 with others.
+    server_momentum : float
+        FedAvgM's share of the last round's movement in the next, below 1; 0 with others.
     wrong_sites : int
         So many sites the robust strategies bear; 0 with others.
     by_row : bool
@@ -92,6 +94,7 @@ class RunSettings:
     strategy: str = "fedavg"
     proximal_mu: float = 0.0
     server_rate: float = 0.0
+    server_momentum: float = 0.0
     wrong_sites: int = 0
     by_row: bool = False
     personal: str = "none"
@@ -129,6 +132,9 @@ class RunSettings:
                 _require(not value, name, value, f"only {', '.join(users)} {use} it")
             elif name != "by_row":
                 _require(0 < value < math.inf, name, value, f"{self.strategy} needs one above 0")
+        _require(
+            self.server_momentum < 1, "server_momentum", self.server_momentum, "use one below 1"
+        )
         _require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, "use one in [0, 1]")
         _require(
             self.selection in RULES, "selection", self.selection, f"use one of {', '.join(RULES)}"

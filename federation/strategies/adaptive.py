@@ -1,4 +1,4 @@
-"""Adaptive server optimisers: the mean change of a round is taken for a gradient."""
+"""Server optimisers: the mean change of a round is taken for a gradient."""
 
 from __future__ import annotations
 
@@ -12,6 +12,39 @@ from federation.updates import Rows, Update, Weights
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 # Degree of adaptivity, tau: what the second moments begin at is its square.
 ADAPTIVITY = 1e-3
+
+
+class FedAvgM:
+    """Averaging with momentum at the server (Hsu et al., 2019, eq. 2, with a server rate of 1).
+
+    What one of many sites learns of a row moves its mean by little; with momentum it goes on moving,
+    up to ``1 / (1 - momentum)`` times as far. A row that no site touched goes on by its momentum.
+
+    Parameters
+    ----------
+    momentum : float
+        beta, in (0, 1).
+    by_row : bool
+        See :func:`federation.strategies.averaging.mean_delta`.
+    """
+
+    def __init__(self, momentum: float, *, by_row: bool = False) -> None:
+        self._momentum, self._by_row = momentum, by_row
+
+    def aggregate(
+        self, weights: Weights, updates: Sequence[Update], state: Weights
+    ) -> tuple[Weights, Weights]:
+        """Move by the momentum, which `state` holds of every array that ever changed, in float32."""
+        change = mean_delta(updates, by_row=self._by_row)
+        moved, momenta = dict(weights), {}
+        for name in sorted(state.keys() | change.keys()):
+            before = weights[name]
+            momentum = state.get(name, np.zeros_like(before)).astype(np.float64)
+            momentum = self._momentum * momentum + _dense(change.get(name), before)
+            # Arithmetic on an array without axes gives a number: it is made an array again.
+            moved[name] = np.asarray(before + momentum, before.dtype)
+            momenta[name] = np.asarray(momentum, np.float32)
+        return moved, momenta
 
 
 class FedAdam:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from federation.strategies.adaptive import FedAdam, FedYogi
+from federation.strategies.adaptive import FedAdam, FedAvgM, FedYogi
 from federation.strategies.averaging import FedAvg
 from federation.strategies.robust import Krum, TrimmedMean
 from federation.strategies.scaffold import Scaffold
@@ -31,6 +31,7 @@ class Strategy(Protocol):
 STRATEGIES: dict[str, Callable[[RunSettings], Strategy]] = {
     "fedavg": lambda run: FedAvg(by_row=run.by_row),
     "fedprox": lambda run: FedAvg(by_row=run.by_row),
+    "fedavgm": lambda run: FedAvgM(run.server_momentum, by_row=run.by_row),
     "fedadam": lambda run: FedAdam(run.server_rate, by_row=run.by_row),
     "fedyogi": lambda run: FedYogi(run.server_rate, by_row=run.by_row),
     "scaffold": lambda run: Scaffold(len(run.sites)),
@@ -43,10 +44,11 @@ STRATEGIES: dict[str, Callable[[RunSettings], Strategy]] = {
 USED_BY = {
     "proximal_mu": ("fedprox",),
     "server_rate": ("fedadam", "fedyogi"),
+    "server_momentum": ("fedavgm",),
     "wrong_sites": ("krum", "multi-krum", "trimmed-mean"),
-    "by_row": ("fedavg", "fedprox", "fedadam", "fedyogi"),
+    "by_row": ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"),
 }
-"""Settings that only some strategies use; each of the first three is one that these need."""
+"""Settings that only some strategies use; each but the last is one that these need."""
 
 
 def make_strategy(settings: RunSettings) -> Strategy:

@@ -35,6 +35,7 @@ def plain(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "how",
     [
+        {"strategy": "fedavgm", "server_momentum": 0.6},
         {"strategy": "fedadam", "server_rate": 0.01},
         {"strategy": "scaffold"},
         {"strategy": "trimmed-mean", "wrong_sites": 1},

@@ -42,16 +42,19 @@ def test_a_run_configuration_carries_all_settings() -> None:
         ({"local_epochs": -1}, "local_epochs is -1: use 1 or more."),
         (
             {"strategy": "fedsgd"},
-            "strategy is 'fedsgd': use one of fedavg, fedprox, fedadam, fedyogi, scaffold, krum, "
-            "multi-krum, trimmed-mean.",
+            "strategy is 'fedsgd': use one of fedavg, fedprox, fedavgm, fedadam, fedyogi, scaffold, "
+            "krum, multi-krum, trimmed-mean.",
         ),
         ({"strategy": "fedprox"}, "proximal_mu is 0.0: fedprox needs one above 0."),
         ({"proximal_mu": 0.1}, "proximal_mu is 0.1: only fedprox uses it."),
+        (
+            {"strategy": "fedavgm", "server_momentum": 1.0}, "server_momentum is 1.0: use one below 1."
+        ),
         ({"strategy": "fedadam"}, "server_rate is 0.0: fedadam needs one above 0."),
         ({"strategy": "krum"}, "wrong_sites is 0: krum needs one above 0."),
         (
             {"strategy": "krum", "wrong_sites": 1, "by_row": True},
-            "by_row is True: only fedavg, fedprox, fedadam, fedyogi use it.",
+            "by_row is True: only fedavg, fedprox, fedavgm, fedadam, fedyogi use it.",
         ),
         ({"final_rate": 1.5}, "final_rate is 1.5: use one in [0, 1]."),
         ({"selection": "luck"}, "selection is 'luck': use one of share, size, utility, speed."),

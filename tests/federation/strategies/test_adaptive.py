@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from federation.strategies.adaptive import FedAdam, FedYogi
+from federation.strategies.adaptive import FedAdam, FedAvgM, FedYogi
 from federation.updates import Update, Weights
 from tests.federation.strategies.plain import numbers, places
 
@@ -34,6 +34,24 @@ def test_two_rounds_are_those_of_algorithm_2(
             elif v < delta**2:
                 v = v + 0.01 * delta**2
             x += 0.05 * m / (math.sqrt(v) + 1e-3)
+        assert present[place] == pytest.approx(x, rel=1e-4, abs=1e-6), place
+
+
+def test_three_rounds_of_fedavgm_add_up_what_is_left_of_each_change(
+    weights: Weights, updates: list[Update]
+) -> None:
+    rounds = [updates[:3], updates[3:5], updates[:1]]
+    moved, state = weights, {}
+    for sent in rounds:
+        moved, state = FedAvgM(momentum=0.6).aggregate(moved, sent, state)
+    present = places(moved)
+    # A change moves by itself, then by 0.6 and by 0.36 of itself.
+    reach = [1 + 0.6 + 0.36, 1 + 0.6, 1.0]
+    for place, x in places(weights).items():
+        for sent, times in zip(rounds, reach, strict=True):
+            examples = sum(update.examples for update in sent)
+            for update in sent:
+                x += times * numbers(update).get(place, 0.0) * update.examples / examples
         assert present[place] == pytest.approx(x, rel=1e-4, abs=1e-6), place
 
 
