@@ -85,7 +85,7 @@ def promote(
     Raises
     ------
     StoreError
-        The model is not signed, or the channel points elsewhere than expected or is moved meanwhile.
+        The model is not signed, or the channel points elsewhere than expected or moves meanwhile.
     """
     store = environment_store(environment)
     digest = store.resolve(reference)

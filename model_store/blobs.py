@@ -1,4 +1,4 @@
-"""The files of models as objects under their own hash: sent once, resumed, checked on the way back."""
+"""The files of models as objects under their own hash: sent once, resumed, checked on arrival."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How writers and the garbage collection keep out of each other's way, on any store, by no clock.
 
 A writer first leaves a *hold* that names the models and blobs that it is about to rest on, and only
-then looks whether a collection is at work; if so it waits. A collection first leaves its *lock*, and
-only then reads the holds, the channels and the manifests, in this order. Stores answer reads with
+then looks whether a collection is at work; if so it waits. A collection first leaves its *lock*,
+and only then reads the holds, the channels and the manifests, in this order. Stores answer reads with
 what was written before, so at least one of the two sees the other: either the collection spares
 what the writer named, or the writer waits until the collection has ended.
 """

@@ -1,4 +1,4 @@
-"""Copies of a store elsewhere, model by model, and the drill that shows that one can be restored."""
+"""Copies of a store elsewhere, model by model, and the drill that shows that one comes back."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Store:
     """Content-addressed models and the channels that point to them.
 
     ``blobs/<sha256>`` holds files, ``manifests/<sha256>.json`` says which files make a model,
-    ``signatures/<sha256>/<key>`` who vouches for it, and ``channels/<name>`` where a channel points.
+    ``signatures/<sha256>/<key>`` who vouches for it, ``channels/<name>`` where a channel points.
     Blobs and manifests never change; a manifest is written after its blobs and its signature, so a
     model that is seen is whole. Only channels change, by compare-and-swap.
 
@@ -112,7 +112,8 @@ class Store:
             self.objects.swap(key, manifest.to_bytes(), None)
             if self.objects.entry(held) is None:
                 raise StoreError(
-                    f"Storing {folder} took so long that a garbage collection gave it up: try again."
+                    f"Storing {folder} took so long that a garbage collection gave it up: "
+                    "try again."
                 )
         return digest
 

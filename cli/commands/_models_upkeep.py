@@ -1,4 +1,4 @@
-"""The commands of `hybrid models` that keep a store whole; cli/commands/models.py has the others."""
+"""The commands of `hybrid models` that keep a store whole; models.py has the others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def verify(
     else:
         app.show_table(
             ["model", "signed by", "problem"],
-            [[short_digest(each.model), each.signed_by or "", each.problem or ""] for each in found],
+            [
+                [short_digest(each.model), each.signed_by or "", each.problem or ""]
+                for each in found
+            ],
         )
     if any(each.problem for each in found):
         ctx.exit(1)
@@ -99,8 +102,8 @@ def gc(
 ) -> None:
     """Remove models and files that no channel, rollback or lineage needs.
 
-    Uploads and promotions may run meanwhile. In a bucket with versions what goes can be brought back
-    for as long as the bucket keeps them.
+    Uploads and promotions may run meanwhile. In a bucket with versions, what goes can be brought
+    back for as long as the bucket keeps them.
     """
     from dataclasses import asdict
     from datetime import timedelta

@@ -10,8 +10,9 @@ import click
 from cli.application import Application
 from cli.commands import _models_upkeep as upkeep
 from cli.options import environment_option, json_option
+from model_store.channels import CHANNELS
 
-CHANNELS = click.Choice(["candidate", "staging", "canary", "production"])
+CHANNEL = click.Choice(CHANNELS)
 
 
 @click.group()
@@ -96,7 +97,7 @@ def diff(app: Application, first: str, second: str, environment: str, as_json: b
     if as_json:
         app.show_json(found)
         return
-    sides = {"changed": ("one content", "another"), "removed": ("there", ""), "added": ("", "there")}
+    sides = {"changed": ("one file", "another"), "removed": ("there", ""), "added": ("", "there")}
     rows: list[list[Any]] = [
         ["file", name, *sides[how]] for how, names in found["files"].items() for name in names
     ]
@@ -112,7 +113,7 @@ def diff(app: Application, first: str, second: str, environment: str, as_json: b
 
 
 @models.command()
-@click.argument("channel", type=CHANNELS)
+@click.argument("channel", type=CHANNEL)
 @environment_option
 @json_option
 @click.pass_obj
@@ -137,7 +138,7 @@ def history(app: Application, channel: str, environment: str, as_json: bool) -> 
 
 @models.command()
 @click.argument("model")
-@click.argument("channel", type=CHANNELS)
+@click.argument("channel", type=CHANNEL)
 @click.option("--expected", metavar="MODEL",
               help="Refuse unless CHANNEL points to this model now.")  # fmt: skip
 @environment_option
@@ -168,7 +169,7 @@ def promote(
 
 
 @models.command()
-@click.argument("channel", type=CHANNELS, default="production")
+@click.argument("channel", type=CHANNEL, default="production")
 @environment_option
 @json_option
 @click.pass_obj
@@ -181,7 +182,7 @@ def rollback(app: Application, channel: str, environment: str, as_json: bool) ->
     if as_json:
         app.show_json({"channel": channel, "model": digest, "before": before})
     else:
-        click.echo(f"Channel {channel} points to {names(digest)} again, no more to {names(before)}.")
+        click.echo(f"Channel {channel} points to {names(digest)} again, not to {names(before)}.")
         _tell_of_serving(app, channel)
 
 

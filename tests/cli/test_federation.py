@@ -11,9 +11,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cli.environment import Environment
-from cli.learning import store_candidate
+from cli.learning import environment_store, store_candidate
 from cli.main import main
 from cli.rounds import figures_of, table_of
+from model_store.store import Store
 from recsys.artifact import save_model
 from recsys.data.interactions import load_interactions
 from recsys.data.synthetic import write_shop
@@ -58,6 +59,25 @@ def home(tmp_path_factory) -> Path:
 def at_home(home, monkeypatch) -> Path:
     monkeypatch.setenv("HYBRID_HOME", str(home))
     return home
+
+
+UNSIGNED = {
+    "federate": ("federate", "--dry-run", "--from"),
+    "evaluate": ("evaluate",),
+    "accelerate": ("accelerate", "--onnx"),
+    "explain": ("explain", "--user", "u00001", "--item", "i00001", "--model"),
+    "pull": ("models", "pull"),
+}
+
+
+@pytest.mark.parametrize("command", UNSIGNED)
+def test_no_command_loads_a_model_that_nobody_signed(at_home, capsys, command, tmp_path):
+    store = environment_store(Environment.load("local", at_home))
+    lineage = store.manifest("candidate").lineage | {"run": "foreign"}
+    digest = Store(store.objects).put(at_home / "model", lineage=lineage)
+    target = [str(tmp_path / "got")] if command == "pull" else []
+    code, text, error = ends(capsys, *UNSIGNED[command], digest, *target)
+    assert code == 1 and "nobody signed it" in error and not text, error
 
 
 @pytest.fixture

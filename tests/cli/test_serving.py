@@ -220,6 +220,17 @@ def test_a_model_that_fails_leaves_the_old_one_serving(
 
 
 @needs_java
+def test_a_model_that_nobody_signed_is_refused(
+    server: TorchServe, store: Store, first: str, tmp_path: Path
+) -> None:
+    digest = Store(store.objects).put(write_model(tmp_path / "model", seed=8), lineage={})
+    with pytest.raises(StoreError, match="nobody signed it"):
+        deploy(store, digest, client=server.client, folder=server.folder)
+    assert served(server) == [(first, True, True)]
+    assert store.channels()["production"] == first
+
+
+@needs_java
 def test_a_corrupt_artefact_is_refused(
     server: TorchServe, store: Store, first: str, tmp_path: Path
 ) -> None:

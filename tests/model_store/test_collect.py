@@ -43,7 +43,7 @@ def stores(draw: st.DrawFn):
     return models, {blob: 1 for blob in blobs}, roots, kept
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(stores())
 def test_gone_is_exactly_what_no_root_rests_on(drawn) -> None:
     models, blobs, roots, kept = drawn

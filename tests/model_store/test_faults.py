@@ -181,7 +181,8 @@ def test_a_killed_upload_to_s3_goes_on_from_any_machine(
     store = open_store(f"s3://{bucket}/models", endpoint=moto_endpoint, keys=keys)
     parts: list[int] = []
     store.objects.client.meta.events.register(
-        "provide-client-params.s3.UploadPart", lambda params, **_: parts.append(params["PartNumber"])
+        "provide-client-params.s3.UploadPart",
+        lambda params, **_: parts.append(params["PartNumber"]),
     )
     digest = store.put(tmp_path / "model", lineage={})
     assert parts == [2, 3]

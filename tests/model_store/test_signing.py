@@ -1,4 +1,4 @@
-"""Signatures: only what a trusted key vouches for is fetched; keys stay private and can be changed."""
+"""Signatures: only what a trusted key vouches for is fetched; keys stay private, and can change."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from model_store.signing import Keyring, add_signature, public_pem, require_sign
 from model_store.store import Store
 
 Make = Callable[..., Path]
+
+
+@pytest.fixture
+def local(tmp_path: Path, keys: Keyring) -> Store:
+    """A store in a folder, where it does not matter which kind of store it is."""
+    return open_store(str(tmp_path / "local"), keys=keys)
 
 
 def trust(keys: Keyring, other: Keyring) -> None:
@@ -43,34 +49,34 @@ def test_what_nobody_signed_is_refused_until_it_is_signed(
     assert store.get(digest, tmp_path / "target").is_dir()
 
 
-def test_without_keys_nothing_is_fetched(store: Store, make_model: Make, tmp_path: Path) -> None:
-    digest = store.put(make_model(), lineage={})
+def test_without_keys_nothing_is_fetched(local: Store, make_model: Make, tmp_path: Path) -> None:
+    digest = local.put(make_model(), lineage={})
     with pytest.raises(StoreError, match="no keys to check its signature by"):
-        Store(store.objects).get(digest, tmp_path / "target")
+        Store(local.objects).get(digest, tmp_path / "target")
 
 
-def test_who_is_not_trusted_is_named(store: Store, make_model: Make, tmp_path: Path) -> None:
-    digest = store.put(make_model(), lineage={})
-    (signer,) = store.keys.trusted()
-    elsewhere = Store(store.objects, Keyring(tmp_path / "elsewhere"))
+def test_who_is_not_trusted_is_named(local: Store, make_model: Make, tmp_path: Path) -> None:
+    digest = local.put(make_model(), lineage={})
+    (signer,) = local.keys.trusted()
+    elsewhere = Store(local.objects, Keyring(tmp_path / "elsewhere"))
     with pytest.raises(StoreError, match=f"signed by {signer}, which is not trusted here"):
         elsewhere.get(digest, tmp_path / "target")
-    trust(elsewhere.keys, store.keys)
+    trust(elsewhere.keys, local.keys)
     assert elsewhere.get(digest, tmp_path / "target").is_dir()
 
 
 @pytest.mark.parametrize("content", [b"00" * 64, b"no hex", b""])
 def test_a_wrong_signature_is_refused(
-    store: Store, make_model: Make, tmp_path: Path, content: bytes
+    local: Store, make_model: Make, tmp_path: Path, content: bytes
 ) -> None:
-    digest = store.put(make_model(), lineage={})
-    (signer,) = store.keys.trusted()
+    digest = local.put(make_model(), lineage={})
+    (signer,) = local.keys.trusted()
     key = f"{signatures_of(digest)}{signer}"
-    assert store.objects.swap(key, content, store.objects.read(key)[1])
+    assert local.objects.swap(key, content, local.objects.read(key)[1])
     with pytest.raises(StoreError, match=f"its signature by the key {signer} is wrong"):
-        store.get(digest, tmp_path / "target")
-    add_signature(store.objects, digest, store.keys)
-    assert store.get(digest, tmp_path / "target").is_dir()
+        local.get(digest, tmp_path / "target")
+    add_signature(local.objects, digest, local.keys)
+    assert local.get(digest, tmp_path / "target").is_dir()
 
 
 def test_the_signature_of_one_model_is_none_of_another(
