@@ -25,13 +25,11 @@ App = Callable[[Event, Receive, Send], Awaitable[None]]
 EXTENSION = "flwr.ee.superlink.extensions"
 SITE_ASKS = "/v1/fleet/pull-messages"
 SERVER_ASKS = "/v1/runtime/pull-messages"
-TASKS_ASKED = "/v1/runtime/acquire-task"
-RUN_STARTS = "/v1/control/start-run"
 SITE_PUSHES = ("/v1/fleet/push-messages", "/v1/fleet/push-object")
 SERVER_PUSHES = ("/v1/runtime/push-messages", "/v1/runtime/push-object")
-# Seconds that a question is held. A ServerApp has its own deadlines to look after, and a task may
-# also come back from a ServerApp that died. A client of Flower's gives an answer 30 s.
-HOLD_SECONDS = {SITE_ASKS: 20.0, SERVER_ASKS: 1.0, TASKS_ASKED: 5.0}
+# Seconds that a site's question is held, and a ServerApp's, which has its own deadlines to look
+# after. A client of Flower's gives an answer 30 s.
+HOLD_SITE, HOLD_SERVER = 20.0, 1.0
 # The parts of a message follow one another faster than this.
 SETTLE_SECONDS = 0.03
 # Somebody may always be pushing.
@@ -75,7 +73,7 @@ class Pushes:
 
 
 class HeldQuestions:
-    """ASGI middleware that answers a question for messages, or for a run to do, when there is one.
+    """ASGI middleware that answers a question for messages when there is one.
 
     Parameters
     ----------
@@ -85,13 +83,14 @@ class HeldQuestions:
         By path of a question the seconds that it is held.
     """
 
-    def __init__(self, app: App, hold: Mapping[str, float] = HOLD_SECONDS) -> None:
-        self._app, self._hold = app, hold
-        pushes = {SITE_ASKS: SERVER_PUSHES, SERVER_ASKS: SITE_PUSHES, TASKS_ASKED: (RUN_STARTS,)}
-        self._asked = {question: Pushes() for question in pushes}
-        self._pushed = {
-            path: self._asked[question] for question, paths in pushes.items() for path in paths
-        }
+    def __init__(self, app: App, hold: Mapping[str, float] | None = None) -> None:
+        self._app = app
+        self._hold = hold or {SITE_ASKS: HOLD_SITE, SERVER_ASKS: HOLD_SERVER}
+        to_sites, to_server = Pushes(), Pushes()
+        self._asked = {SITE_ASKS: to_sites, SERVER_ASKS: to_server}
+        self._pushed = dict.fromkeys(SERVER_PUSHES, to_sites) | dict.fromkeys(
+            SITE_PUSHES, to_server
+        )
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Handle a request."""

@@ -7,12 +7,10 @@ from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.proto.message_pb2 import Message
 
 from federation.superlink import (
-    RUN_STARTS,
     SERVER_ASKS,
     SERVER_PUSHES,
     SITE_ASKS,
     SITE_PUSHES,
-    TASKS_ASKED,
     HeldQuestions,
 )
 
@@ -25,7 +23,7 @@ class Link:
     """An ASGI application like the SuperLink: gives out the messages that were pushed."""
 
     def __init__(self) -> None:
-        self.messages, self.runs, self.bodies, self.paths = 0, 0, set(), []
+        self.messages, self.bodies, self.paths = 0, set(), []
         self.last_part = asyncio.Event()
         self.last_part.set()
 
@@ -37,10 +35,6 @@ class Link:
             self.messages += 1
         if scope["path"] in (SERVER_PUSHES[1], SITE_PUSHES[1]):
             await self.last_part.wait()
-        if scope["path"] == RUN_STARTS:
-            self.runs += 1
-        if scope["path"] == TASKS_ASKED:
-            answer = b"run" * self.runs
         if scope["path"] == SITE_ASKS:
             self.bodies.add(request["body"])
             answer = SOME if self.messages else NONE
@@ -84,19 +78,6 @@ def test_a_question_is_answered_as_soon_as_a_message_is_there() -> None:
         await link.asked()
         assert await call(app, SERVER_PUSHES[0]) == b"" and await held == SOME
         assert link.paths.count(SITE_ASKS) == 2 and link.bodies == {b"signed"}
-
-    run(scenario)
-
-
-def test_who_runs_server_apps_hears_of_a_run_at_once() -> None:
-    async def scenario() -> None:
-        link = Link()
-        app = HeldQuestions(link, {TASKS_ASKED: 1000})
-        held = asyncio.create_task(call(app, TASKS_ASKED))
-        while TASKS_ASKED not in link.paths:
-            await asyncio.sleep(0)
-        await call(app, RUN_STARTS)
-        assert await held == b"run"
 
     run(scenario)
 
