@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Protocol
 
 import faiss
@@ -173,13 +174,18 @@ class ApproximateIndex:
         items = len(self.table)
         # Threads share out the clusters of a single state, but the states of a batch.
         self._index.parallel_mode = int(len(states) == 1)
-        mapped = states @ self.to_space
-        mapped = torch.cat([mapped, mapped.norm(dim=1, keepdim=True)], 1)
-        candidates = min(items, k + self._margin)
-        found = torch.from_numpy(self._index.search(mapped.numpy(), candidates)[1])
-        exact = torch.bmm(self.table[found.clamp_min(0)], states[:, :, None])[:, :, 0]
-        best = exact.masked_fill_(found < 0, -torch.inf).topk(min(k, items))
-        return best.values, found.gather(1, best.indices).clamp_min_(0)
+        # NumPy, since on so few rows torch takes half as long again as the whole search.
+        queries = states.numpy()
+        mapped = np.empty((len(queries), self._index.d), np.float32)
+        np.matmul(queries, self.to_space, out=mapped[:, :-1])
+        np.sqrt(np.einsum("ij,ij->i", mapped[:, :-1], mapped[:, :-1]), out=mapped[:, -1])
+        found = self._index.search(mapped, min(items, k + self._margin))[1]
+        exact = np.matmul(self.table.numpy()[found], queries[:, :, None])[:, :, 0]
+        exact[found < 0] = -np.inf
+        best = np.argsort(-exact, axis=1, kind="stable")[:, : min(k, items)]
+        row = np.arange(len(queries))[:, None]
+        values, chosen = exact[row, best], np.maximum(found[row, best], 0)
+        return torch.from_numpy(values), torch.from_numpy(chosen)
 
     def scores(self, states: Tensor) -> Tensor:
         return _spread(self, states, len(self.table))
@@ -206,11 +212,15 @@ class ApproximateIndex:
             if not further:
                 break
             share, settings = max((found(s), s) for s in further)
-        self._index.nprobe, self._margin = settings
+        clusters, margin = settings
+        fewest = bisect_left(
+            range(clusters), recall, int(clusters / 1.4), key=lambda n: found((max(1, n), margin))
+        )
+        self._index.nprobe, self._margin = max(1, fewest), margin
 
 
-def _score_space(table: Tensor, states: Tensor) -> tuple[Tensor, np.ndarray]:
-    """float[d, kept] that maps states, and float32[items, kept + 1] mapped items and a 0 each."""
+def _score_space(table: Tensor, states: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """float32[d, kept] that maps states, and float32[items, kept + 1] mapped items and a 0 each."""
     moment = states.double().T @ states.double() / len(states)
     # Directions in which no state was seen yet are not impossible.
     moment += 1e-3 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.double)
@@ -223,7 +233,7 @@ def _score_space(table: Tensor, states: Tensor) -> tuple[Tensor, np.ndarray]:
     # With the coordinate of the spread, the scan's registers are full.
     kept = min(len(share), -(-(int((share < KEPT).sum()) + 2) // 16) * 16 - 1)
     mapped = table @ (root @ directions[:, :kept]).float()
-    return (inverse @ directions[:, :kept]).float(), F.pad(mapped, (0, 1)).numpy()
+    return (inverse @ directions[:, :kept]).float().numpy(), F.pad(mapped, (0, 1)).numpy()
 
 
 def _deviations(nearest: faiss.IndexFlatL2, items: np.ndarray, clusters: int) -> np.ndarray:
