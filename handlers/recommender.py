@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from handlers.requests import RecommendRequest
-from recsys.artifact import load_model
+from handlers.requests import MOST_ITEMS, RecommendRequest
+from recsys.accelerate.runtime import open_runtime
 
 COLD_SAMPLE = 1024
+NOT_FINITE = "the model's scores are not finite"
 
 
 class Recommender:
-    """Scores histories with a `SequentialRecommender`.
+    """Answers histories by a stored model, accelerated or not.
 
     Parameters
     ----------
@@ -26,21 +26,22 @@ class Recommender:
     ------
     RecsysError
         The artefact is not usable.
+    FloatingPointError
+        The model gives scores that are no numbers.
     """
 
     def __init__(self, folder: Path) -> None:
-        loaded = load_model(folder)
-        self.model = loaded.model.folded()
-        self.items = np.array(loaded.items, dtype=object)
-        self.index = {item: place for place, item in enumerate(loaded.items)}
-        self.cold = self._cold_scores()
+        self.runtime, items = open_runtime(folder)
+        self.items = np.array(items, dtype=object)
+        self.places = {item: place for place, item in enumerate(items)}
+        self.cold = self._cold()
 
-    @torch.inference_mode()
     def recommend(self, requests: list[RecommendRequest]) -> list[list[tuple[str, float]]]:
         """Answer each request with (item id, score), the best first.
 
         A user without a known item gets the items that are likely for anybody. There are fewer
-        than `k` items only where the vocabulary has no more.
+        than `k` items only where the vocabulary has no more, or, in a vocabulary that is searched
+        approximately, where the search found no more.
 
         Raises
         ------
@@ -48,49 +49,50 @@ class Recommender:
             The model gives scores that are no numbers.
         """
         histories = [
-            [self.index[item] for item in request.history if item in self.index]
+            [self.places[item] for item in request.history if item in self.places]
             for request in requests
         ]
-        scores = self._scores(histories)
-        rows = [row for row, r in enumerate(requests) if r.exclude_seen for _ in histories[row]]
-        columns = [i for row, r in enumerate(requests) if r.exclude_seen for i in histories[row]]
-        scores[rows, columns] = -torch.inf
-        most = min(max(request.k for request in requests), scores.shape[1])
-        top = scores.topk(most)
-        values, places = top.values.numpy(), top.indices.numpy()
-        # -inf is an item left out; what the model itself gives must be a number.
-        if np.isnan(values).any() or np.isposinf(values).any():
-            raise FloatingPointError("the model's scores are not finite")
+        warm = [row for row, history in enumerate(histories) if history]
+        # Enough that a request is answered in full when every item of its history is left out.
+        most = max((requests[row].k + len(set(histories[row])) for row in warm), default=0)
+        found = dict(zip(warm, self._found([histories[row] for row in warm], most), strict=True))
         answers = []
-        for request, row, chosen in zip(requests, values, places, strict=True):
-            count = min(request.k, int(np.isfinite(row).sum()))
-            answers.append(list(zip(self.items[chosen[:count]], row[:count].tolist(), strict=True)))
+        for row, (request, history) in enumerate(zip(requests, histories, strict=True)):
+            values, places = found.get(row, self.cold)
+            left_out = history if request.exclude_seen else []
+            kept = np.flatnonzero(np.isfinite(values) & ~np.isin(places, left_out))[: request.k]
+            answers.append(
+                list(zip(self.items[places[kept]], values[kept].tolist(), strict=True))
+            )
         return answers
 
-    def _scores(self, histories: list[list[int]]) -> Tensor:
-        """float[requests, items]; the transformer runs once over all histories that have events."""
-        warm = [row for row, history in enumerate(histories) if history]
-        if not warm:
-            return self.cold.repeat(len(histories), 1)
-        told = [histories[row] for row in warm]
-        known = self.model.scores(self.model.encode(told), told)
-        if len(warm) == len(histories):
-            return known
-        scores = self.cold.repeat(len(histories), 1)
-        scores[warm] = known
-        return scores
+    def _found(
+        self, histories: list[list[int]], most: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Scores float[found] and items int64[found] of each history; it runs once over all."""
+        if not histories:
+            return []
+        values, places = (part.numpy() for part in self.runtime.recommend(histories, most))
+        # -inf is a place that a search left empty; what the model itself gives must be a number.
+        if np.isnan(values).any() or np.isposinf(values).any():
+            raise FloatingPointError(NOT_FINITE)
+        return list(zip(values, places, strict=True))
 
     @torch.inference_mode()
-    def _cold_scores(self) -> Tensor:
-        """float[items]: log of the chance of each item after one event, averaged over events.
+    def _cold(self) -> tuple[np.ndarray, np.ndarray]:
+        """The items that are likely for anybody: float[some] scores and int64[some] items.
 
-        An artefact holds no counts; averaged over what a first event may be, the model's own
-        predictions favour what is popular. A vocabulary above `COLD_SAMPLE` is sampled evenly.
+        A score is the log of an item's chance after one event, averaged over events. An artefact
+        holds no counts; averaged over what a first event may be, the model's own predictions favour
+        what is popular. A vocabulary above `COLD_SAMPLE` is sampled evenly.
         """
         size = len(self.items)
         firsts = np.unique(np.linspace(0, size - 1, min(size, COLD_SAMPLE)).astype(np.int64))
         chance = torch.zeros(size)
         for part in np.array_split(firsts, -(-len(firsts) // 64)):
-            scores = self.model.scores(self.model.encode([[first] for first in part.tolist()]))
-            chance += scores.softmax(dim=1).sum(dim=0)
-        return (chance / len(firsts)).log()
+            states = self.runtime.encode([[first] for first in part.tolist()])
+            chance += self.runtime.scores(states).softmax(dim=1).sum(dim=0)
+        if chance.isnan().any():
+            raise FloatingPointError(NOT_FINITE)
+        best = (chance / len(firsts)).log().topk(min(size, MOST_ITEMS))
+        return best.values.numpy(), best.indices.numpy()

@@ -125,7 +125,7 @@ def accelerate(
     say("writing the model")
     _write(changed, how, target)
     say("testing the result")
-    after = open_runtime(target)
+    after, _ = open_runtime(target)
     metrics_after = evaluate(after, interactions, split, part="test")
     _write_json(target / "metrics.json", metrics_after)
     say("measuring single requests")

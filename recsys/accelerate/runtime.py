@@ -72,8 +72,13 @@ class Runtime(nn.Module):
         return scores
 
 
-def open_runtime(folder: Path) -> Runtime:
+def open_runtime(folder: Path) -> tuple[Runtime, list[str]]:
     """Load an artefact, accelerated or not, the way it is fastest on this machine.
+
+    Returns
+    -------
+    tuple[Runtime, list[str]]
+        With it the ids of the items, by index.
 
     Raises
     ------
@@ -89,10 +94,10 @@ def open_runtime(folder: Path) -> Runtime:
     index = build_index(table, quantised=int8, states=states)
     if settings.get("onnx"):
         encode = OnnxEncoder(folder, index.rows, len(table), model.length, int8=int8)
-        return Runtime(encode, index, bias)
+        return Runtime(encode, index, bias), loaded.items
     if int8:
         quantise_linears(model.blocks)
-    return Runtime(model.encode, index, bias)
+    return Runtime(model.encode, index, bias), loaded.items
 
 
 class OnnxEncoder:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 
 from handlers.recommender import Recommender
 from handlers.requests import RecommendRequest
+from recsys import index
+from recsys.accelerate.export import export_encoder
+from recsys.accelerate.runtime import OnnxEncoder
 from recsys.artifact import load_model, save_model
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
@@ -103,3 +107,30 @@ def test_a_model_of_item_texts_is_served_as_it_was_trained(tmp_path: Path) -> No
     with torch.inference_mode():
         scores = model.scores(model.encode([[0, 2]]))[0].tolist()
     assert dict(answer) == pytest.approx(dict(zip("abcd", scores, strict=True)), abs=1e-5)
+
+
+def test_an_exported_model_is_served_by_onnx_runtime(
+    recommender: Recommender, artifact: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(artifact, tmp_path / "fast")
+    export_encoder(load_model(folder).model.folded(), folder, int8=False)
+    (folder / "acceleration.json").write_text('{"onnx": true}')
+    fast = Recommender(folder)
+    assert isinstance(fast.runtime.encode, OnnxEncoder)
+    answer = ask(fast, "item-1", "item-9", k=40)
+    wanted = ask(recommender, "item-1", "item-9", k=40)
+    assert [item for item, _ in answer] == [item for item, _ in wanted]
+    assert [score for _, score in answer] == pytest.approx([s for _, s in wanted], abs=1e-4)
+
+
+def test_a_large_catalogue_is_searched_by_the_approximate_index(
+    recommender: Recommender, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "EXACT_BELOW", 40)
+    large = Recommender(artifact)
+    assert isinstance(large.runtime.index, index.ApproximateIndex)
+    history = [f"item-{n}" for n in range(0, 20)]
+    answer = {item for item, _ in ask(large, *history, k=10)}
+    assert answer.isdisjoint(history)
+    assert len(answer & {item for item, _ in ask(recommender, *history, k=10)}) >= 9
+    assert ask(large, k=5)[0][0] == ask(recommender, k=5)[0][0]

@@ -31,7 +31,7 @@ def test_all_of_it_at_once_gives_a_smaller_model_that_still_recommends(
         "acceleration.json", "encoder.onnx", "encoder.int8.onnx",
     }  # fmt: skip
     assert json.loads((tmp_path / "fast" / "metrics.json").read_text()) == done.after.metrics
-    runtime = open_runtime(tmp_path / "fast")
+    runtime, _ = open_runtime(tmp_path / "fast")
     assert isinstance(runtime.encode, OnnxEncoder)
     scores, items = runtime.recommend([[1, 2, 3], [4]], 10)
     assert scores.shape == items.shape == (2, 10)
@@ -57,7 +57,7 @@ def test_a_large_catalogue_is_searched_approximately_and_evaluated_so(
     monkeypatch.setattr(index, "EXACT_BELOW", 50)
     monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 50)
     done = accelerate(artifact, shop, Acceleration(quantise="int8"), tmp_path / "fast")
-    assert isinstance(open_runtime(tmp_path / "fast").index, index.ApproximateIndex)
+    assert isinstance(open_runtime(tmp_path / "fast")[0].index, index.ApproximateIndex)
     assert abs(done.loss) < 0.05
 
 
