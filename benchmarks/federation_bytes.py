@@ -38,6 +38,8 @@ from recsys.recipe import Recipe
 
 BEAUTY = Path(__file__).resolve().parents[1] / "../shared/data/amazon_beauty_5core"
 SITES = 5
+# Of the learning rate, in the last round: `--final-rate` of `hybrid federate`.
+FINAL_RATE = 0.05
 PLAIN = Compression("none")
 
 
@@ -84,16 +86,18 @@ def federate(
     rounds: int,
     seed: int,
 ) -> Outcome:
-    """Train the model on the sites' events, all sites in every round."""
+    """Train the model on the sites' events, all sites in every round, with a rate that falls."""
     held = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     whole = sum(array.nbytes for array in held.values())
     waiting: list[Delta] = [{} for _ in sites]
     down, up = [], []
     for number in range(rounds):
+        rate = recipe.learning_rate * (1 - (1 - FINAL_RATE) * number / max(rounds - 1, 1))
+        slower = replace(recipe, learning_rate=rate)
         answers = []
         for site, events in enumerate(sites):
             model.load_state_dict({name: torch.from_numpy(a) for name, a in held.items()})
-            train_local(model, events, recipe, epochs=1, seed=(seed * 1000 + number) * 100 + site)
+            train_local(model, events, slower, epochs=1, seed=(seed * 1000 + number) * 100 + site)
             trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
             message, waiting[site] = encode(
                 difference(trained, held), waiting[site], server.compression
@@ -238,7 +242,7 @@ def main() -> None:
     schemes = [Compression("signs")]
     schemes += [Compression("topk", share) for share in options.share or []]
     if options.only != "beauty":
-        table(options.items, options.users, 3, [Compression("int8"), *schemes])
+        table(options.items, options.users, 3, schemes)
     if options.only != "table":
         if not options.data.exists():
             sys.exit(f"no data at {options.data}: give a folder with --data")
