@@ -11,7 +11,6 @@ from handlers.requests import MOST_ITEMS, RecommendRequest
 from recsys.accelerate.runtime import open_runtime
 
 COLD_SAMPLE = 1024
-NOT_FINITE = "the model's scores are not finite"
 
 
 class Recommender:
@@ -26,8 +25,6 @@ class Recommender:
     ------
     RecsysError
         The artefact is not usable.
-    FloatingPointError
-        The model gives scores that are no numbers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,6 +56,9 @@ class Recommender:
         answers = []
         for row, (request, history) in enumerate(zip(requests, histories, strict=True)):
             values, places = found.get(row, self.cold)
+            # -inf is a place that a search left empty; what the model itself gives is a number.
+            if np.isnan(values).any() or np.isposinf(values).any():
+                raise FloatingPointError("the model's scores are not finite")
             left_out = history if request.exclude_seen else []
             kept = np.flatnonzero(np.isfinite(values) & ~np.isin(places, left_out))[: request.k]
             answers.append(
@@ -72,11 +72,8 @@ class Recommender:
         """Scores float[found] and items int64[found] of each history; it runs once over all."""
         if not histories:
             return []
-        values, places = (part.numpy() for part in self.runtime.recommend(histories, most))
-        # -inf is a place that a search left empty; what the model itself gives must be a number.
-        if np.isnan(values).any() or np.isposinf(values).any():
-            raise FloatingPointError(NOT_FINITE)
-        return list(zip(values, places, strict=True))
+        values, places = self.runtime.recommend(histories, most)
+        return list(zip(values.numpy(), places.numpy(), strict=True))
 
     @torch.inference_mode()
     def _cold(self) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +89,5 @@ class Recommender:
         for part in np.array_split(firsts, -(-len(firsts) // 64)):
             states = self.runtime.encode([[first] for first in part.tolist()])
             chance += self.runtime.scores(states).softmax(dim=1).sum(dim=0)
-        if chance.isnan().any():
-            raise FloatingPointError(NOT_FINITE)
         best = (chance / len(firsts)).log().topk(min(size, MOST_ITEMS))
         return best.values.numpy(), best.indices.numpy()
