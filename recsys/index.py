@@ -180,7 +180,8 @@ class ApproximateIndex:
         np.matmul(queries, self.to_space, out=mapped[:, :-1])
         np.sqrt(np.einsum("ij,ij->i", mapped[:, :-1], mapped[:, :-1]), out=mapped[:, -1])
         found = self._index.search(mapped, min(items, k + self._margin))[1]
-        exact = np.matmul(self.table.numpy()[found], queries[:, :, None])[:, :, 0]
+        rows = self.table.numpy().take(found, axis=0, mode="clip")
+        exact = np.matmul(rows, queries[:, :, None])[:, :, 0]
         exact[found < 0] = -np.inf
         best = np.argsort(-exact, axis=1, kind="stable")[:, : min(k, items)]
         row = np.arange(len(queries))[:, None]
