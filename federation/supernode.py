@@ -80,7 +80,11 @@ class PromptState(InMemoryNodeState):
         """Retrieve messages; if only replies or only others are asked for, wait a while for one."""
         if is_reply is not None:
             deadline = time.monotonic() + MOST_WAITING_SECONDS
-            while not self._has_whole(is_reply) and time.monotonic() < deadline:
+            # The SuperNode sends replies only after it has taken a message. One that is left behind
+            # for the reply to a stopped run's message would wait until the next message comes.
+            while (
+                not self._has_whole(is_reply) or (is_reply and self._has_unanswered())
+            ) and time.monotonic() < deadline:
                 time.sleep(LOOK_SECONDS)
         return super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
 
@@ -115,6 +119,14 @@ class PromptState(InMemoryNodeState):
             self._is_whole(message.metadata.message_id)
             for message in messages
             if bool(message.metadata.reply_to_message_id) is is_reply
+        )
+
+    def _has_unanswered(self) -> bool:
+        with self.lock_msg_store:
+            metadata = [entry.message.metadata for entry in self.msg_store.values()]
+        answered = {each.reply_to_message_id for each in metadata}
+        return any(
+            not each.reply_to_message_id and each.message_id not in answered for each in metadata
         )
 
     def _is_whole(self, message_id: str) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode, Status, SubStatus
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
@@ -37,9 +37,10 @@ def store_parts(state: PromptState, message: Message) -> None:
         state.object_store.put(name, part.deflate())
 
 
-def asked(state: PromptState) -> tuple[Message, int]:
+def asked(state: PromptState, number: int = 0) -> tuple[Message, int]:
     """A message and the task of the ClientApp that shall work on it."""
-    message = Message(RecordDict(), dst_node_id=NODE, message_type="train")
+    content = RecordDict({"number": ConfigRecord({"number": number})})
+    message = Message(content, dst_node_id=NODE, message_type="train")
     message.metadata.__dict__["_run_id"] = RUN
     task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN, fab_hash="none")
     store(state, message)
@@ -60,6 +61,21 @@ def test_a_reply_is_given_when_its_last_part_has_come(state: PromptState) -> Non
     store_parts(state, reply)
     waiting.join(60)
     assert found == [reply]
+
+
+def test_no_reply_is_left_behind_for_one_that_nobody_waits_for(state: PromptState) -> None:
+    old, new = asked(state, 1)[0], asked(state, 2)[0]
+    state.get_messages_legacy(is_reply=False)
+    late, reply = Message(RecordDict(), reply_to=old), Message(RecordDict(), reply_to=new)
+    store(state, late)
+    found = []
+    waiting = threading.Thread(
+        target=lambda: found.extend(state.get_messages_legacy(is_reply=True))
+    )
+    waiting.start()
+    store(state, reply)
+    waiting.join(60)
+    assert found == [late, reply]
 
 
 @pytest.mark.parametrize("taken", [True, False])
