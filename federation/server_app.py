@@ -230,8 +230,10 @@ def _exchange(
 
     def sent(site: str) -> dict[str, ArrayRecord]:
         parts = outgoing.parts(site)
-        model = made.get(tuple(parts)) or write_model(parts)
-        return {"model": made.setdefault(tuple(parts), model), **along}
+        names = tuple(parts)
+        if names not in made:
+            made[names] = write_model(parts)
+        return {"model": made[names], **along}
 
     return exchange(grid, settings, task, sent, chosen, read)
 
