@@ -96,7 +96,7 @@ def train(
     recipe = Recipe.from_dict(asdict(Recipe()) | changes)
     address = data if data == SYNTHETIC or "://" in data else str(Path(data).absolute())
     interactions = load_data(environment, address)
-    source = _describe(address, interactions)
+    source = {"address": address} | interactions.summary()
     run = sha256(repr((source["fingerprint"], asdict(recipe))).encode()).hexdigest()[:12]
     sharded = "-sharded" if shard_items else ""  # checkpoints of another kind
     folder = environment.folder / "runs" / f"train-{run}{sharded}"
@@ -200,16 +200,6 @@ def lineage_of(store: Store, reference: str, key: str) -> Any:
             "store it with hybrid train or hybrid federate."
         )
     return lineage[key]
-
-
-def _describe(address: str, interactions: Interactions) -> dict[str, Any]:
-    return {
-        "address": address,
-        "fingerprint": interactions.fingerprint(),
-        "users": len(interactions.users),
-        "items": len(interactions.items),
-        "interactions": len(interactions.sequence),
-    }
 
 
 def store_model(environment: Environment, artifact: Path, lineage: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from recsys.data.interactions import Interactions, load_interactions
+from recsys.data.interactions import load_interactions
 from recsys.distributed import Workers, joined
 from recsys.errors import RecipeError, RecsysError
 from recsys.files import write_atomically
@@ -52,7 +52,9 @@ def _train(arguments: argparse.Namespace, workers: Workers) -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with _claimed(arguments.folder) if workers.writes else nullcontext():
         if workers.writes:
-            _describe(interactions, arguments.folder / "data.json")
+            # For the lineage of the model.
+            summary = json.dumps(interactions.summary())
+            write_atomically(arguments.folder / "data.json", lambda path: path.write_text(summary))
         result = train(
             interactions,
             recipe,
@@ -63,17 +65,6 @@ def _train(arguments: argparse.Namespace, workers: Workers) -> None:
         )
     if workers.writes:
         _tell({"metrics": result.metrics, "epochs": result.epochs, "seconds": result.seconds})
-
-
-def _describe(interactions: Interactions, file: Path) -> None:
-    """Note what was trained on, for the lineage of the model."""
-    found = {
-        "fingerprint": interactions.fingerprint(),
-        "users": len(interactions.users),
-        "items": len(interactions.items),
-        "interactions": len(interactions.sequence),
-    }
-    write_atomically(file, lambda path: path.write_text(json.dumps(found)))
 
 
 def _claimed(folder: Path) -> AbstractContextManager:

@@ -111,6 +111,15 @@ class Interactions:
         digest.update(self.sequence.astype("<i4").tobytes())
         return digest.hexdigest()
 
+    def summary(self) -> dict[str, str | int]:
+        """Fingerprint and size, as the lineage of a model names what it was trained on."""
+        return {
+            "fingerprint": self.fingerprint(),
+            "users": len(self.users),
+            "items": len(self.items),
+            "interactions": len(self.sequence),
+        }
+
 
 def write_interactions(interactions: Interactions, folder: Path) -> None:
     """Write a folder that `load_interactions` reads back without loss, vocabulary included."""
