@@ -9,10 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cli.application import PROJECT
 from cli.environment import Environment, engine_root
+from cli.errors import ServingError
 from cli.findings import Finding
 from cli.fleet_proxy import proxy_program
 from cli.gpu_health import gpu_findings
-from cli.serving import ServingError, find_java
+from cli.torchserve import find_java
 
 
 def diagnose(environment: Environment) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The one exception of the command line itself."""
+"""The exceptions of the command line itself."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ class CommandError(Exception):
     def __init__(self, sentence: str, exit_code: int = 1) -> None:
         super().__init__(sentence)
         self.exit_code = exit_code
+
+
+class ServingError(Exception):
+    """A model cannot be served or asked; the message is one sentence for the user."""
+
+    exit_code = 1

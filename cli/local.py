@@ -16,7 +16,7 @@ from cli.fleet_proxy import proxy_command, proxy_program
 from cli.kubernetes import kubernetes_parts
 from cli.processes import Part, Supervisor
 from cli.production import serving_client
-from cli.serving import torchserve_command
+from cli.torchserve import torchserve_command
 from federation import credentials, deployment
 
 LOOPBACK = "127.0.0.1"

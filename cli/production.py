@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cli import serving
+from cli import deployment
 from cli.application import Progress
 from cli.environment import Environment
-from cli.errors import CommandError
+from cli.errors import CommandError, ServingError
 from cli.learning import environment_store, lineage_of, load_data
-from cli.serving import ServingClient
+from cli.serving_client import MODEL, ServingClient
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def serving_client(environment: Environment) -> ServingClient:
 
 
 def deploy(environment: Environment, reference: str, progress: Progress) -> Deployed:
-    """Serve a stored model and move `production` to it; see `cli.serving.deploy`."""
+    """Serve a stored model and move `production` to it; see `cli.deployment.deploy`."""
     client = serving_client(environment)
-    done = serving.deploy(
+    done = deployment.deploy(
         environment_store(environment),
         reference,
         client=client,
@@ -54,7 +54,7 @@ def deploy(environment: Environment, reference: str, progress: Progress) -> Depl
     )
     if done.changed:
         environment.audit_log().append("promoted", model=done.digest, before=done.previous)
-    address = f"{client.inference_url}/predictions/{serving.MODEL}"
+    address = f"{client.inference_url}/predictions/{MODEL}"
     return Deployed(done.digest, done.previous, done.changed, address)
 
 
@@ -62,7 +62,7 @@ def restore(environment: Environment, progress: Progress) -> str | None:
     """Let a TorchServe that was started anew serve production again; its digest if it had to."""
     client = serving_client(environment)
     before = client.serving()
-    digest = serving.restore(
+    digest = deployment.restore(
         environment_store(environment),
         client=client,
         folder=environment.folder / "torchserve",
@@ -75,7 +75,7 @@ def served_digest(environment: Environment) -> str | None:
     """Digest of the model that answers now; None where none does."""
     try:
         current = serving_client(environment).serving()
-    except serving.ServingError:
+    except ServingError:
         return None
     return current.digest if current is not None and current.ready else None
 

@@ -19,15 +19,10 @@ import pytest
 import torch
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
-from cli.serving import (
-    ServingClient,
-    ServingError,
-    archives_of,
-    deploy,
-    find_java,
-    restore,
-    torchserve_command,
-)
+from cli.deployment import deploy, restore
+from cli.errors import ServingError
+from cli.serving_client import ServingClient
+from cli.torchserve import archives_of, find_java, torchserve_command
 from model_store.errors import StoreError
 from model_store.factory import open_store
 from model_store.manifest import sha256_of
@@ -361,6 +356,6 @@ def test_a_server_that_is_not_there_is_a_sentence() -> None:
 
 def test_importing_it_loads_nothing_heavy() -> None:
     heavy = {"torch", "httpx", "tenacity", "model_archiver", "boto3", "ts"}
-    code = f"import sys, cli.serving; print({heavy!r} & set(sys.modules))"
+    code = f"import sys, cli.deployment; print({heavy!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,0 +1,208 @@
+"""How a stored model gets into service on a TorchServe, and back into it after a crash."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import ServingError
+from cli.serving_client import MODEL, ServedVersion, ServingClient
+from cli.torchserve import archives_of
+
+if TYPE_CHECKING:
+    from model_store.store import Store
+
+CHANNEL = "production"
+SMOKE_ITEMS = 10
+UNTOUCHED = "what served before serves on."
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a deployment did.
+
+    Parameters
+    ----------
+    digest
+        The model that serves now.
+    previous
+        The model that served before; None if none did.
+    changed
+        False where the model served already and nothing was done.
+    """
+
+    digest: str
+    previous: str | None
+    changed: bool
+
+
+def deploy(
+    store: Store,
+    reference: str,
+    *,
+    client: ServingClient,
+    folder: Path,
+    progress: Progress | None = None,
+) -> Deployment:
+    """Put a model into service, and move the channel `production` to it.
+
+    The new version is loaded and tested beside the old one. Until it has passed and the channel
+    is moved, a failure leaves the old version serving and removes the new one.
+
+    Parameters
+    ----------
+    store, reference
+        The model, by digest, unique prefix or channel.
+    client, folder
+        A running TorchServe, and the folder given to `torchserve_command`.
+    progress
+        Called with (done, total, text) as the steps begin.
+
+    Raises
+    ------
+    ServingError
+        TorchServe or the model fails; the old version serves on.
+    StoreError
+        The model is unknown or corrupt, or somebody else moved the channel; the old version
+        serves on.
+    """
+    report = progress or (lambda done, total, text: None)
+    digest = store.resolve(reference)
+    promoted = store.channels().get(CHANNEL)
+    current = client.serving()
+    if current is not None and current.digest == digest and current.ready:
+        # After a crash between the last two steps only the channel is left to move.
+        store.move_channel(CHANNEL, digest, expected=promoted)
+        report(5, 5, "it serves already")
+        return Deployment(digest, digest, changed=promoted != digest)
+    try:
+        _introduce(store, digest, client, folder, report)
+        report(3, 5, "switching to the new version")
+        client.set_default(digest)
+        store.move_channel(CHANNEL, digest, expected=promoted)
+    except BaseException:
+        _withdraw(client, digest, current)
+        raise
+    report(4, 5, "retiring the old version")
+    _retire_others(client, digest, folder)
+    report(5, 5, "done")
+    return Deployment(digest, current.digest if current else None, changed=True)
+
+
+def restore(
+    store: Store,
+    *,
+    client: ServingClient,
+    folder: Path,
+    progress: Progress | None = None,
+) -> str | None:
+    """Let TorchServe serve what the channel `production` says, as after its restart.
+
+    Returns
+    -------
+    str or None
+        Digest of the model in production; None where none was deployed yet.
+
+    Raises
+    ------
+    ServingError, StoreError
+        As `deploy`; the channel is never moved.
+    """
+    report = progress or (lambda done, total, text: None)
+    digest = store.channels().get(CHANNEL)
+    current = client.serving()
+    if digest is None or (current is not None and current.digest == digest and current.ready):
+        return digest
+    try:
+        _introduce(store, digest, client, folder, report)
+        client.set_default(digest)
+    except BaseException:
+        _withdraw(client, digest, current)
+        raise
+    _retire_others(client, digest, folder)
+    report(5, 5, "done")
+    return digest
+
+
+def _introduce(
+    store: Store, digest: str, client: ServingClient, folder: Path, report: Progress
+) -> None:
+    """Build, load and test a version; it answers only at its own address then."""
+    from handlers.archive import build_archive, version_of
+
+    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-") as private:
+        report(0, 5, "fetching the model and building its archive")
+        artifact = store.get(digest, Path(private) / "artifact")
+        name = f"{MODEL}-{version_of(digest)}.mar"
+        build_archive(artifact, digest, archives_of(folder) / name)
+        report(1, 5, "loading the new version beside the old one")
+        # A deployment that was killed may have left it half loaded.
+        client.unregister(digest)
+        try:
+            client.register(name)
+        except ServingError as error:
+            raise ServingError(
+                f"Model {digest} cannot be loaded: {error}. `hybrid logs torchserve` tells why; "
+                f"{UNTOUCHED}"
+            ) from None
+        report(2, 5, "testing the new version")
+        _smoke_test(client, digest, json.loads((artifact / "items.json").read_text()))
+
+
+def _smoke_test(client: ServingClient, digest: str, items: list[str]) -> None:
+    """Ask the version at its own address, for a known and for a new user; ServingError if wrong."""
+    for history in (items[:3], []):
+        try:
+            answer = client.recommend(history, SMOKE_ITEMS, digest=digest)
+            problem = _problem(answer, digest, history, items)
+        except ServingError as error:
+            problem = str(error)
+        if problem:
+            raise ServingError(
+                f"Model {digest} fails its test before service: {problem}; {UNTOUCHED}"
+            )
+
+
+def _problem(
+    answer: dict[str, Any], digest: str, history: list[str], items: list[str]
+) -> str | None:
+    """What is wrong with a version's answer; None if nothing is."""
+    got = [row["item"] for row in answer["items"]]
+    scores = [row["score"] for row in answer["items"]]
+    expected = min(SMOKE_ITEMS, len(items) - len(history))
+    if answer["model"] != digest:
+        return f"it calls itself {answer['model']}"
+    if not len(got) == len(set(got)) == expected:
+        return f"it gives {len(set(got))} different items instead of {expected}"
+    if not all(map(math.isfinite, scores)) or scores != sorted(scores, reverse=True):
+        return "its scores are not finite or not in order"
+    if set(got) & set(history) or not set(got) <= set(items):
+        return "it gives items that were seen already or that it should not know"
+    return None
+
+
+def _withdraw(client: ServingClient, digest: str, current: ServedVersion | None) -> None:
+    """Undo a deployment as far as TorchServe answers; the first failure is the one to tell."""
+    try:
+        if current is not None and current.digest != digest:
+            client.set_default(current.digest)
+        client.unregister(digest)
+    except ServingError:
+        pass
+
+
+def _retire_others(client: ServingClient, digest: str, folder: Path) -> None:
+    """Remove all versions but one, what earlier crashes left included, and their archives."""
+    for version in client.versions():
+        if version.digest != digest:
+            client.unregister(version.digest)
+    keep = f"{MODEL}-{digest.removeprefix('sha256:')}.mar"
+    for archive in archives_of(folder).glob(f"{MODEL}-*.mar"):
+        if archive.name != keep:
+            archive.unlink()

@@ -1,0 +1,188 @@
+"""What is said to a TorchServe: which versions it shall hold, and what users ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import ServingError
+
+if TYPE_CHECKING:
+    import httpx
+
+MODEL = "recommend"
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    """A model that TorchServe holds: its digest, whether it is the default, whether it answers."""
+
+    digest: str
+    default: bool
+    ready: bool
+
+
+class ServingClient:
+    """Speaks to one TorchServe.
+
+    Parameters
+    ----------
+    management_url, inference_url
+        Addresses of its two APIs, for example ``http://127.0.0.1:8081``.
+    """
+
+    def __init__(self, management_url: str, inference_url: str) -> None:
+        self.management_url = management_url.rstrip("/")
+        self.inference_url = inference_url.rstrip("/")
+
+    def ready(self) -> bool:
+        """Whether both APIs answer."""
+        import httpx
+
+        try:
+            ping = self._http.get(f"{self.inference_url}/ping", timeout=2)
+            models = self._http.get(f"{self.management_url}/models", timeout=2)
+        except httpx.HTTPError:
+            return False
+        return ping.status_code == models.status_code == 200
+
+    def versions(self) -> list[ServedVersion]:
+        """Models that are registered, ready or not."""
+        answer = self._manage("GET", f"/models/{MODEL}/all")
+        if answer.status_code == 404:
+            return []
+        rows = self._expect(answer, "list its models")
+        # Only the address without a version tells which one is the default.
+        (default,) = self._expect(self._manage("GET", f"/models/{MODEL}"), "name its model")
+        return [
+            ServedVersion(
+                f"sha256:{row['modelVersion']}",
+                row["modelVersion"] == default["modelVersion"],
+                any(worker["status"] == "READY" for worker in row["workers"]),
+            )
+            for row in rows
+        ]
+
+    def serving(self) -> ServedVersion | None:
+        """The model that answers requests without a version; None if there is none."""
+        return next((version for version in self.versions() if version.default), None)
+
+    def register(self, archive: str) -> None:
+        """Load an archive of the archives folder with one worker; returns when that is ready."""
+        parameters = {"url": archive, "initial_workers": "1", "synchronous": "true"}
+        answer = self._manage("POST", "/models", parameters, timeout=180)
+        self._expect(answer, f"load {archive}")
+
+    def set_default(self, digest: str) -> None:
+        """Let this version answer requests without a version."""
+        answer = self._manage("PUT", f"{_version_path(digest)}/set-default")
+        self._expect(answer, f"make {digest} the default")
+
+    def unregister(self, digest: str) -> None:
+        """Remove a version and end its worker; one that is not there is fine."""
+        answer = self._manage("DELETE", _version_path(digest), timeout=60)
+        if answer.status_code != 404:
+            self._expect(answer, f"remove {digest}")
+
+    def recommend(
+        self,
+        history: list[str],
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        digest: str | None = None,
+    ) -> dict[str, Any]:
+        """Ask for `k` items to a history.
+
+        Parameters
+        ----------
+        history
+            Item ids, oldest first.
+        digest
+            The version to ask; by default the one in service.
+
+        Returns
+        -------
+        dict
+            ``items``: a list of ``{"item", "score"}``, the best first, and ``model``: the digest.
+
+        Raises
+        ------
+        ServingError
+            No model is served, TorchServe does not answer, or it refuses the request.
+        """
+        version = f"/{digest.removeprefix('sha256:')}" if digest else ""
+        url = f"{self.inference_url}/predictions/{MODEL}{version}"
+        body = {"history": history, "k": k, "exclude_seen": exclude_seen}
+        # Asking twice does no harm; 503 is a worker that is just being replaced.
+        answer = self._send("POST", url, json=body, retry_statuses=(503,))
+        if answer.status_code == 404:
+            raise ServingError("No model is served yet: run `hybrid deploy`.")
+        return self._expect(answer, "recommend")
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        import httpx
+
+        # Local servers are asked directly, whatever proxy the environment names.
+        return httpx.Client(trust_env=False)
+
+    def _manage(
+        self, method: str, path: str, parameters: dict | None = None, timeout: float = 10
+    ) -> httpx.Response:
+        return self._send(method, self.management_url + path, params=parameters, timeout=timeout)
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        *,
+        retry_statuses: tuple[int, ...] = (),
+        timeout: float = 10,
+        **request: Any,
+    ) -> httpx.Response:
+        """Send a request; again where none arrived or its status asks for it."""
+        import httpx
+        from tenacity import (
+            Retrying,
+            retry_if_exception_type,
+            retry_if_result,
+            stop_after_attempt,
+            wait_random_exponential,
+        )
+
+        attempts = Retrying(
+            retry=retry_if_exception_type(httpx.ConnectError)
+            | retry_if_result(lambda answer: answer.status_code in retry_statuses),
+            stop=stop_after_attempt(4),
+            wait=wait_random_exponential(multiplier=0.1, max=1),
+            retry_error_callback=lambda state: state.outcome.result(),
+        )
+        try:
+            return attempts(self._http.request, method, url, timeout=timeout, **request)
+        except httpx.TimeoutException:
+            raise ServingError(
+                f"TorchServe at {url} does not answer within {timeout:.0f} s: see `hybrid logs "
+                "torchserve`."
+            ) from None
+        except httpx.TransportError as error:
+            raise ServingError(
+                f"TorchServe at {url} does not answer ({error}): run `hybrid up`."
+            ) from None
+
+    def _expect(self, answer: httpx.Response, action: str) -> Any:
+        """Body of a successful answer; ServingError with TorchServe's own words for another."""
+        try:
+            body = answer.json()
+        except ValueError:
+            body = {"message": answer.text.strip()[:200] or "no reason given"}
+        if answer.is_success:
+            return body
+        reason = body.get("error") or body.get("message") if isinstance(body, dict) else body
+        reason = str(reason).strip().rstrip(".")
+        raise ServingError(f"TorchServe refuses to {action} (HTTP {answer.status_code}): {reason}")
+
+
+def _version_path(digest: str) -> str:
+    return f"/models/{MODEL}/{digest.removeprefix('sha256:')}"

@@ -1,0 +1,155 @@
+"""TorchServe on this machine: how it is started."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from cli.errors import ServingError
+from cli.files import socket_folder, write_text
+
+# One stream for the supervisor, without the lines that TorchServe writes at every request.
+LOGGING = """\
+<Configuration status="error">
+  <Appenders>
+    <Console name="console">
+      <PatternLayout pattern="%d{ISO8601} %-5p %c{1} %m%n"/>
+      <RegexFilter regex="(?s).*(\\[METRICS\\]|Backend received inference).*" onMatch="DENY"
+                   onMismatch="NEUTRAL"/>
+    </Console>
+  </Appenders>
+  <Loggers>
+    <Logger name="io.netty" level="error"/>
+    <Logger name="org.apache" level="off"/>
+    <Logger name="ACCESS_LOG" level="warn"/>
+    <Logger name="MODEL_METRICS" level="off"/>
+    <Logger name="TS_METRICS" level="off"/>
+    <Root level="info"><AppenderRef ref="console"/></Root>
+  </Loggers>
+</Configuration>
+"""
+
+
+def find_java() -> str:
+    """Path of the Java to run: of JAVA_HOME, else of PATH; ServingError where there is none."""
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        java = Path(home) / "bin" / "java"
+        if not os.access(java, os.X_OK):
+            raise ServingError(
+                f"JAVA_HOME is {home}, but {java} is no program: correct or unset JAVA_HOME."
+            )
+        return str(java)
+    java = shutil.which("java")
+    if java is None:
+        raise ServingError(
+            "TorchServe needs Java 17 and there is none: run `make setup`, install a Java runtime "
+            "or set JAVA_HOME."
+        )
+    return java
+
+
+def torchserve_command(
+    folder: Path, *, inference_port: int, management_port: int
+) -> tuple[list[str], dict[str, str]]:
+    """Prepare TorchServe and say how to run it in the foreground.
+
+    The JVM itself is the program, not the `torchserve` script: the script keeps one pid file for
+    the whole machine, and does not pass on a signal. At SIGTERM the JVM ends its workers; a worker
+    whose JVM was killed ends by itself.
+
+    Parameters
+    ----------
+    folder
+        Holds the configuration and archives/; made if absent.
+    inference_port, management_port
+        TCP ports on 127.0.0.1. gRPC is bound there too, on ports that the system chooses.
+
+    Returns
+    -------
+    tuple
+        Arguments, and variables to set beside those of our own process.
+
+    Raises
+    ------
+    ServingError
+        There is no Java or no TorchServe.
+    """
+    folder = folder.absolute()
+    java = find_java()
+    spec = find_spec("ts")
+    if spec is None or spec.origin is None:
+        raise ServingError("TorchServe is not installed: run `make setup`.")
+    package = Path(spec.origin).parent
+    archives = archives_of(folder)
+    archives.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "config.properties"
+    settings = {
+        "inference_address": f"http://127.0.0.1:{inference_port}",
+        "management_address": f"http://127.0.0.1:{management_port}",
+        "metrics_address": f"http://127.0.0.1:{management_port}",
+        "grpc_inference_port": 0,
+        "grpc_management_port": 0,
+        "enable_metrics_api": "false",
+        "disable_system_metrics": "true",
+        # Only what lies in the archives folder may be registered: no URL matches this.
+        "allowed_urls": "nothing",
+        "default_workers_per_model": 1,
+        "number_of_netty_threads": 2,
+        "job_queue_size": 1000,
+        "max_request_size": 1_000_000,
+        "default_response_timeout": 30,
+        "unregister_model_timeout": 30,
+        "number_of_gpu": 0,
+    }
+    write_text(configuration, "".join(f"{key}={value}\n" for key, value in settings.items()))
+    write_text(folder / "log4j2.xml", LOGGING)
+    temporary = _temporary_folder(folder)
+    command = [
+        # What a killed TorchServe has unpacked is of no use to the next one.
+        "/bin/sh",
+        "-c",
+        'rm -rf -- "$0"; mkdir -m 700 -- "$0" && exec "$@"',
+        str(temporary),
+        java,
+        "-Xmx512m",
+        "-XX:+ExitOnOutOfMemoryError",
+        f"-Dmodel_server_home={package.parent}",
+        f"-Djava.io.tmpdir={temporary}",
+        f"-Dlog4j.configurationFile={(folder / 'log4j2.xml').as_uri()}",
+        "-cp",
+        f"{package / 'frontend'}/*",
+        "org.pytorch.serve.ModelServer",
+        "--python",
+        sys.executable,
+        "--ts-config-file",
+        str(configuration),
+        "--model-store",
+        str(archives),
+        "--no-config-snapshot",
+        "--disable-token-auth",
+        "--enable-model-api",
+    ]
+    environment = {
+        "TS_CONFIG_FILE": str(configuration),
+        # The handler says what is wrong with a body; TorchServe would log a traceback.
+        "TS_DECODE_INPUT_REQUEST": "false",
+        # Workers must import what their archive carries, not what our own path holds.
+        "PYTHONPATH": "",
+    }
+    return command, environment
+
+
+def archives_of(folder: Path) -> Path:
+    """Folder of the .mar files that TorchServe may register."""
+    return folder / "archives"
+
+
+def _temporary_folder(folder: Path) -> Path:
+    """Short path for TorchServe's worker sockets: a Unix socket's path has at most 107 bytes."""
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return socket_folder() / f"torchserve-{name}"
