@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from recsys.accelerate.export import ENCODER, INT8_ENCODER
+from recsys.accelerate.export import ENCODER, INT8_ENCODER, check_encoder, encoder_graph
 from recsys.accelerate.quantise import quantise_linears
+from recsys.accelerate.session import History, OnnxEncoder, padded, providers
 from recsys.artifact import load_model
 from recsys.errors import RecsysError
 from recsys.index import EXACT_BELOW, Index, build_index
 from recsys.model import SequentialRecommender
 
 SETTINGS = "acceleration.json"
-GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
-LARGEST_BATCH = 256
 FIRST_EVENTS = 2000
-
-History = Sequence[int] | np.ndarray
 
 
 class Runtime(nn.Module):
@@ -75,6 +72,9 @@ class Runtime(nn.Module):
 def open_runtime(folder: Path) -> tuple[Runtime, list[str]]:
     """Load an artefact, accelerated or not, the way it is fastest on this machine.
 
+    The encoder of a model that was not accelerated is exported here; where that fails, torch
+    serves and the log says why.
+
     Returns
     -------
     tuple[Runtime, list[str]]
@@ -93,90 +93,28 @@ def open_runtime(folder: Path) -> tuple[Runtime, list[str]]:
     states = _states(model) if len(table) >= EXACT_BELOW else None
     index = build_index(table, quantised=int8, states=states)
     if settings.get("onnx"):
-        encode = OnnxEncoder(folder, index.rows, len(table), model.length, int8=int8)
-        return Runtime(encode, index, bias), loaded.items
-    if int8:
-        quantise_linears(model.blocks)
-    return Runtime(model.encode, index, bias), loaded.items
-
-
-class OnnxEncoder:
-    """Encodes histories in an ONNX Runtime session.
-
-    Parameters
-    ----------
-    folder
-        Where `recsys.accelerate.export.export_encoder` wrote to.
-    rows
-        Gives float[..., d] embeddings of int64[...] items.
-    items, length
-        Of the model.
-    int8
-        Take the int8 encoder, where the session runs on a CPU: GPUs have no kernels for it.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        rows: Callable[[Tensor], Tensor],
-        items: int,
-        length: int,
-        *,
-        int8: bool,
-    ) -> None:
-        self.rows, self.items, self.length = rows, items, length
-        providers = choose_providers(onnxruntime.get_available_providers())
-        on_cpu = providers == ["CPUExecutionProvider"]
-        options = onnxruntime.SessionOptions()
-        # The products of one request are too small to be shared out, and threads that wait for
-        # work by spinning take the cores from everybody else.
-        options.intra_op_num_threads = 1
+        # GPUs have no kernels for the int8 encoder.
+        on_cpu = providers() == ["CPUExecutionProvider"]
         file = folder / (INT8_ENCODER if int8 and on_cpu else ENCODER)
-        try:
-            self.session = onnxruntime.InferenceSession(file, options, providers=providers)
-        except Exception as error:  # ONNX Runtime's exceptions have no common class of their own
-            raise RecsysError(f"{file} is damaged ({error}); get the model again") from error
-
-    def __call__(self, histories: Sequence[History]) -> Tensor:
-        """States float[B, d]; errors are those of `SequentialRecommender.encode`."""
-        parts = [self._encode(histories[start : start + LARGEST_BATCH])
-                 for start in range(0, len(histories), LARGEST_BATCH)]  # fmt: skip
-        return torch.cat(parts)
-
-    def _encode(self, histories: Sequence[History]) -> Tensor:
-        items, lengths = padded(self._checked(histories))
-        given = {"events": self.rows(items).numpy(), "lengths": lengths.numpy()}
-        return torch.from_numpy(self.session.run(["states"], given)[0])
-
-    def _checked(self, histories: Sequence[History]) -> list[np.ndarray]:
-        latest = [np.asarray(history, dtype=np.int64)[-self.length :] for history in histories]
-        for number, history in enumerate(latest):
-            if not len(history):
-                raise RecsysError(f"history {number} is empty: there is no event to encode")
-            unknown = history[(history < 0) | (history >= self.items)]
-            if len(unknown):
-                raise RecsysError(
-                    f"a history names item {int(unknown[0])}, "
-                    f"the model knows the items 0 to {self.items - 1}"
-                )
-        return latest
+        encode = OnnxEncoder(file, index.rows, len(table), model.length)
+    elif int8:
+        quantise_linears(model.blocks)
+        encode = model.encode
+    else:
+        encode = _exported(model, index)
+    return Runtime(encode, index, bias), loaded.items
 
 
-def choose_providers(available: Sequence[str]) -> list[str]:
-    """ONNX Runtime's execution providers by preference: TensorRT, CUDA, CPU.
-
-    A session gives each part of the graph to the first one that can run it, so the CPU is always
-    the last.
-    """
-    return [name for name in GPU_PROVIDERS if name in available] + ["CPUExecutionProvider"]
-
-
-def padded(histories: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """int64[B, longest] item indices, 0 where a history has ended, and int64[B] lengths."""
-    lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    places = np.zeros((len(histories), lengths.max()), dtype=np.int64)
-    places[np.arange(places.shape[1]) < lengths[:, None]] = np.concatenate(histories)
-    return torch.from_numpy(places), torch.from_numpy(lengths)
+def _exported(
+    model: SequentialRecommender, index: Index
+) -> Callable[[Sequence[History]], Tensor]:
+    try:
+        encode = OnnxEncoder(encoder_graph(model), index.rows, model.items, model.length)
+        check_encoder(model, encode)
+    except Exception as error:  # whatever the exporter or the runtime cannot do, torch can
+        logging.warning("The model is served by torch, not by ONNX Runtime: %s", error)
+        return model.encode
+    return encode
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from handlers.recommender import Recommender
 from handlers.requests import RecommendRequest
 from recsys import index
 from recsys.accelerate.export import export_encoder
-from recsys.accelerate.runtime import OnnxEncoder
+from recsys.accelerate.session import OnnxEncoder
 from recsys.artifact import load_model, save_model
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe

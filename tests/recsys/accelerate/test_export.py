@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.accelerate import export
-from recsys.accelerate.export import PaddedEncoder, export_encoder
-from recsys.accelerate.runtime import OnnxEncoder, padded
+from recsys.accelerate.export import check_encoder, encoder_graph, export_encoder
+from recsys.accelerate.session import OnnxEncoder
 from recsys.artifact import load_model
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
@@ -31,7 +30,8 @@ def exported(model: SequentialRecommender, tmp_path_factory: pytest.TempPathFact
 
 def encoder_of(model: SequentialRecommender, folder: Path, *, int8: bool) -> OnnxEncoder:
     table = model.output_table.detach()
-    return OnnxEncoder(folder, table.__getitem__, len(table), model.length, int8=int8)
+    file = folder / ("encoder.int8.onnx" if int8 else "encoder.onnx")
+    return OnnxEncoder(file, table.__getitem__, len(table), model.length)
 
 
 histories = st.lists(st.lists(st.integers(0, 59), min_size=1, max_size=20), min_size=1, max_size=9)
@@ -39,22 +39,24 @@ histories = st.lists(st.lists(st.integers(0, 59), min_size=1, max_size=20), min_
 
 @settings(max_examples=30)
 @given(histories=histories)
-def test_padded_exported_and_packed_encoders_agree(
+def test_exported_and_packed_encoders_agree(
     model: SequentialRecommender, exported: Path, histories: list[list[int]]
 ) -> None:
-    expected = model.encode(histories)
-    items, lengths = padded([np.array(history[-model.length :]) for history in histories])
-    events = model.item_embedding(items)
-    torch.testing.assert_close(PaddedEncoder(model)(events, lengths), expected)
     torch.testing.assert_close(
-        encoder_of(model, exported, int8=False)(histories), expected, atol=1e-4, rtol=1e-4
+        encoder_of(model, exported, int8=False)(histories),
+        model.encode(histories),
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
-def test_the_padded_encoder_shares_the_models_weights(model: SequentialRecommender) -> None:
-    own, shared = dict(model.named_parameters()), dict(PaddedEncoder(model).named_parameters())
-    assert set(own) - set(shared) == {"item_embedding.weight", "_seen_bias"}
-    assert all(shared[name] is own[name] for name in shared)
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_the_last_block_sees_what_each_sequence_holds_and_no_more(blocks: int) -> None:
+    torch.manual_seed(blocks)
+    model = SequentialRecommender(60, Recipe(dimension=16, heads=2, blocks=blocks, length=9)).eval()
+    graph = encoder_graph(model)
+    check_encoder(model, OnnxEncoder(graph, model.output_table.__getitem__, 60, 9))
+    assert encoder_graph(model) == graph
 
 
 def test_the_int8_encoder_is_close_and_multiplies_integers(
@@ -68,11 +70,12 @@ def test_the_int8_encoder_is_close_and_multiplies_integers(
 
 
 def test_an_export_that_is_not_the_model_is_refused(
-    exported: Path,
+    model: SequentialRecommender, exported: Path
 ) -> None:
-    other = SequentialRecommender(60, Recipe(dimension=16, heads=4, length=12))
-    with pytest.raises(RecsysError, match=r"encoder.onnx is off by .* at batch 1 and length 1"):
-        export._check(PaddedEncoder(other).eval(), exported / "encoder.onnx", 12, 16)
+    other = SequentialRecommender(60, Recipe(dimension=16, heads=4, length=12)).eval()
+    encode = encoder_of(model, exported, int8=False)
+    with pytest.raises(RecsysError, match=r"encoder is off by .* at batch 1 and length 1"):
+        check_encoder(other, encode)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 
 from recsys import index
 from recsys.accelerate.job import Acceleration, accelerate
-from recsys.accelerate.runtime import OnnxEncoder, open_runtime
+from recsys.accelerate.runtime import open_runtime
+from recsys.accelerate.session import OnnxEncoder
 from recsys.artifact import load_model
 from recsys.data.interactions import Interactions
 from recsys.errors import RecsysError

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsys.accelerate.runtime import Runtime, choose_providers
+from recsys.accelerate.export import encoder_graph
+from recsys.accelerate.runtime import Runtime, open_runtime
+from recsys.accelerate.session import OnnxEncoder, choose_providers
 from recsys.artifact import load_model
 from recsys.index import ExactIndex, QuantisedIndex
 
@@ -46,3 +48,25 @@ def test_seen_items_are_ranked_with_their_bias_and_come_once(
     torch.testing.assert_close(scores, best.values, atol=1e-3, rtol=1e-3)
     assert torch.equal(items, best.indices)
     torch.testing.assert_close(runtime.scores(states, histories), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_model_that_was_not_accelerated_is_encoded_by_onnx_runtime(artifact: Path) -> None:
+    runtime, _ = open_runtime(artifact)
+    assert isinstance(runtime.encode, OnnxEncoder)
+    model = load_model(artifact).model
+    torch.testing.assert_close(
+        runtime.encode([[3, 5], [7]]), model.encode([[3, 5], [7]]), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_where_the_export_is_wrong_torch_serves_and_the_log_tells_why(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = load_model(artifact).model.folded()
+    with torch.no_grad():
+        other.norm.bias += 1
+    graph = encoder_graph(other)
+    monkeypatch.setattr("recsys.accelerate.runtime.encoder_graph", lambda model: graph)
+    runtime, _ = open_runtime(artifact)
+    assert not isinstance(runtime.encode, OnnxEncoder)
+    assert "served by torch, not by ONNX Runtime: the exported encoder is off by 1" in caplog.text
