@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.machine_groups import AWS_TEMPLATE, MachineGroup, machine_group
 from infra.resources import Declared, Recorded
@@ -47,6 +47,15 @@ class Traffic(BaseModel):
     egress: dict[Cloud, Price]
 
 
+class Checked(BaseModel):
+    """Where prices were found again, and when what was found there had been made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: str
+    seen: date
+    prices: tuple[str, ...]
+
+
 class Prices(BaseModel):
     """A dated table of prices in US dollars."""
 
@@ -60,6 +69,25 @@ class Prices(BaseModel):
     monthly: dict[str, Price]
     storage: dict[str, Price]
     traffic: Traffic
+    checked: tuple[Checked, ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        """What has a price; egress as ``egress.CLOUD``."""
+        egress = {f"egress.{cloud}" for cloud in self.traffic.egress}
+        return {*self.instances, *self.hourly, *self.monthly, *self.storage, "nat"} | egress
+
+    @property
+    def from_memory(self) -> set[str]:
+        """Prices that `checked` has no source of."""
+        return self.names.difference(*(each.prices for each in self.checked))
+
+    @model_validator(mode="after")
+    def _require_known_names(self) -> Prices:
+        unknown = sorted({name for each in self.checked for name in each.prices} - self.names)
+        if unknown:
+            raise ValueError(f"checked names {', '.join(unknown)}, which have no price")
+        return self
 
     def factors(self, region: str) -> tuple[float, float]:
         """What the region charges as a multiple of the table, at least and at most."""
@@ -147,6 +175,18 @@ def monthly_cost(
         for what, least, most in _billed(resource, resources, prices, described)
     ]
     return Cost(sorted(items, key=lambda item: -(item.high or 0)))
+
+
+def prices_used(
+    resources: Sequence[Declared] | Sequence[Recorded], prices: Prices, cloud: Cloud
+) -> set[str]:
+    """Names of the prices by which resources are billed, those by use included."""
+    kinds = {resource.type for resource in resources}
+    used = {*kinds, "nat", f"egress.{cloud}"}
+    for group in filter(None, (machine_group(each, resources) for each in resources)):
+        used |= {*group.kinds, VOLUMES[group.cloud]}
+    used |= {str(r.inputs.get("instanceType")) for r in resources if r.type == INSTANCE}
+    return used & prices.names
 
 
 def round_traffic(

@@ -24,18 +24,21 @@ def cost(
     from dataclasses import asdict
 
     from cli.planning import capture, costs
-    from infra.cost import BUCKETS, read_prices, round_sentence, round_traffic
+    from infra.cost import BUCKETS, prices_used, read_prices, round_sentence, round_traffic
 
     target = app.environment(environment)
     table = read_prices(prices)
-    before, after = costs(target, capture(target), table)
+    captured = capture(target)
+    before, after = costs(target, captured, table)
     sites, cloud = len(target.settings.sites), target.settings.gpu_pool.cloud
+    guessed = sorted(prices_used(captured.declared, table, cloud) & table.from_memory)
     gigabytes, dollars = round_traffic(sites, int(model_mib * 2**20), table, cloud)
     if as_json:
         app.show_json(
             {
                 "environment": environment,
                 "prices": table.as_of,
+                "prices_from_memory": guessed,
                 "now": {"low": before.low, "high": before.high},
                 "after": {"low": after.low, "high": after.high},
                 "items": [asdict(item) for item in after.items],
@@ -52,5 +55,7 @@ def cost(
         f"Prices of {table.as_of}. By use, not in it: NAT {table.traffic.nat} and egress "
         f"{table.traffic.egress[cloud]} a GB, buckets {table.storage[BUCKETS[cloud]]} a GiB."
     )
+    if guessed:
+        click.echo(f"From memory, without a source: {', '.join(guessed)}.")
     if target.is_local:
         click.echo("Emulators bill nothing: this is what the same would cost in the clouds.")

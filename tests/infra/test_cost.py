@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.cost import PricesError, monthly_cost, read_prices, round_traffic
+from infra.cost import (
+    BUNDLED,
+    PricesError,
+    monthly_cost,
+    prices_used,
+    read_prices,
+    round_traffic,
+)
 from infra.machine_groups import (
     AWS_GROUP,
     AWS_TEMPLATE,
@@ -59,7 +66,7 @@ def test_a_group_on_google_cloud_has_its_bounds_and_its_machine_in_two_resources
     bounds = {"autoscalingPolicy": {"minReplicas": 1, "maxReplicas": 6}}
     found = [resource(GCP_BOUNDS, bounds), resource(GCP_TEMPLATE, template)]
     cost = monthly_cost(found, PRICES, "us-central1")
-    assert cost.low == pytest.approx(0.25 * 0.8536 * 730 + 200 * 0.1)
+    assert cost.low == pytest.approx(0.1 * 0.8536 * 730 + 200 * 0.1)
     assert cost.high == pytest.approx(6 * (0.75 * 0.8536 * 730 + 200 * 0.1))
     assert "no price" in monthly_cost(found[:1], PRICES, "us-central1").items[0].what
 
@@ -76,6 +83,14 @@ def test_a_scale_set_on_azure_pays_for_disks_of_the_next_size():
     machines = 1 + 7 * (0.25 + 0.75 * 0.75)
     assert cost.low == 0
     assert cost.high == pytest.approx(machines * 0.526 * 730 + 8 * 256 * 0.154)
+
+
+def test_prices_without_a_source_are_told_where_they_are_used():
+    stated = [resource(NAT, {}), group(0, 1, kinds=("g5.xlarge", "g6.xlarge"))]
+    used = prices_used(stated, PRICES, "aws")
+    assert used == {NAT, "g5.xlarge", "g6.xlarge", "volume", "nat", "egress.aws"}
+    assert not used & PRICES.from_memory
+    assert "g2-standard-48" in PRICES.from_memory
 
 
 @pytest.mark.parametrize("environment", known_environments([SHIPPED]))
@@ -106,7 +121,8 @@ def test_a_round_moves_the_model_to_each_site_and_back():
 @pytest.mark.parametrize(
     ("text", "told"),
     [("as_of: 2026-01-01", "hours_per_month: Field required"), ("[", "cannot be read"),
-     ("spot: [1, x]", "Field required")],
+     ("spot: [1, x]", "Field required"),
+     (BUNDLED.read_text().replace("[g2-standard-8]", "[g9.xlarge]"), "g9.xlarge, which have no")],
 )  # fmt: skip
 def test_a_table_that_cannot_be_used_is_named(tmp_path, text, told):
     file = tmp_path / "prices.yaml"

@@ -1,10 +1,11 @@
-"""An `up` that dies after any one of its calls to AWS, without the cost of an engine.
+"""An `up` that dies after any one of its calls to AWS or GCS, without the cost of an engine.
 
-The programs of the layers run once, under Pulumi's mocks, against the real offline plugin and moto
-within this process: this gives the resources in an order in which the engine may make them. Then
-the same is done again, and after each call a copy of the process (a fork, so the cloud is copied
-too) takes it that everything died there. What the engine has in its state by then is `recorded`;
-the resource in work is not among it.
+The programs of the layers run once, under Pulumi's mocks, against the real offline plugins, moto
+within this process and fake-gcs-server: this gives the resources in an order in which the engine
+may make them. Then the same is done again, and after each call a copy of the process (a fork, so
+AWS is copied too) takes it that everything died there. What the engine has in its state by then is
+`recorded`; the resource in work is not among it. GCS is not copied: what a copy of the process
+removed there is put back after it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from importlib import import_module
 from typing import Any
 
 import botocore.client
+import httpx
 import pulumi
 from botocore.exceptions import ClientError
 from pulumi.runtime.proto import provider_pb2
 
+from infra.offline.gcp import CloudStorage
 from infra.offline.plugin import Plugin
 from infra.offline.wire import SIGNATURE_KEY, decode, encode, reveal
 from stacks.providers import SERVICES
@@ -63,7 +66,10 @@ class _Context:
 
 @dataclass
 class Cloud:
-    """The offline AWS plugin, once for each layer, and what has been made through it."""
+    """The offline plugins, once for each layer, and what has been made through them.
+
+    Plugins and their configurations stand under ``layer.package``.
+    """
 
     configurations: dict[str, dict[str, Any]]
     recorded: list[Resource] = field(default_factory=list)
@@ -72,7 +78,7 @@ class Cloud:
 
     def make(self, step: Step) -> Resource:
         """Create a resource and record it; ids of the first run stand for those of this one."""
-        plugin, context = self._plugin(step.layer), _Context()
+        plugin, context = self._plugin(step), _Context()
         inputs = _each_text(step.inputs, lambda text: self.renamed.get(text, text))
         checked = plugin.Check(provider_pb2.CheckRequest(urn=step.urn, news=encode(inputs)), context)
         assert not checked.failures, checked.failures
@@ -90,7 +96,7 @@ class Cloud:
         """Delete what is recorded, the newest first, as the engine does."""
         while self.recorded:
             resource = self.recorded[-1]
-            self._plugin(resource.step.layer).Delete(
+            self._plugin(resource.step).Delete(
                 provider_pb2.DeleteRequest(
                     id=resource.identity,
                     urn=resource.step.urn,
@@ -102,31 +108,36 @@ class Cloud:
 
     def restart(self) -> None:
         """Let the plugins forget what they made, as new processes would."""
-        for layer, plugin in self.plugins.items():
+        for name, plugin in self.plugins.items():
             plugin.Configure(
-                provider_pb2.ConfigureRequest(args=encode(self.configurations[layer])), _Context()
+                provider_pb2.ConfigureRequest(args=encode(self.configurations[name])), _Context()
             )
 
-    def _plugin(self, layer: str) -> Plugin:
-        if layer not in self.plugins:
-            self.plugins[layer] = Plugin("aws")
+    def _plugin(self, step: Step) -> Plugin:
+        package = step.urn.split("::")[2].split(":")[0]
+        name = f"{step.layer}.{package}"
+        if name not in self.plugins:
+            self.plugins[name] = Plugin(package)
             self.restart()
-        return self.plugins[layer]
+        return self.plugins[name]
 
 
-def steps_of(settings: Settings, environment: str = "local") -> tuple[list[Step], Cloud]:
-    """Run the layers `cloud` and `link`; the steps in which they made their AWS resources."""
+def steps_of(
+    settings: Settings, gcs_endpoint: str, environment: str = "local"
+) -> tuple[list[Step], Cloud]:
+    """Run the layers `cloud` and `link`; the steps in which they made their AWS and GCS resources."""
     cloud = Cloud({})
     steps: list[Step] = []
     outputs: dict[str, Any] = {}
     for layer in ("cloud", "link"):
-        outputs = _run(layer, settings, environment, outputs, steps, cloud)
+        outputs = _run(layer, settings, gcs_endpoint, environment, outputs, steps, cloud)
     return steps, cloud
 
 
 def _run(
     layer: str,
     settings: Settings,
+    gcs_endpoint: str,
     environment: str,
     given: dict[str, Any],
     steps: list[Step],
@@ -139,10 +150,13 @@ def _run(
         def new_resource(self, args: Any) -> tuple[str | None, dict[str, Any]]:
             inputs = _plain(args.inputs)
             if args.typ == "pulumi:providers:aws":
-                cloud.configurations[layer] = inputs | {"endpoints": [_ENDPOINTS]}
+                cloud.configurations[f"{layer}.aws"] = inputs | {"endpoints": [_ENDPOINTS]}
+            if args.typ == "pulumi:providers:gcp":
+                endpoint = {"storageCustomEndpoint": f"{gcs_endpoint}/storage/v1/"}
+                cloud.configurations[f"{layer}.gcp"] = inputs | endpoint
             if args.typ == "pulumi:pulumi:StackReference":
                 return args.name, inputs | {"outputs": given}
-            if not args.typ.startswith("aws:"):
+            if not args.typ.startswith(("aws:", "gcp:")):
                 return f"{args.name}-id", inputs
             urn = f"urn:pulumi:{environment}.{layer}::hybrid::{args.typ}::{args.name}"
             step = Step(layer, urn, inputs)
@@ -196,8 +210,8 @@ _ENDPOINTS = {
 
 @contextmanager
 def after_each_call(happens: Callable[[str], None]) -> Iterator[None]:
-    """Let something happen after each call to AWS, before its caller knows the answer."""
-    original = botocore.client.BaseClient._make_api_call
+    """Let something happen after each call to a cloud, before its caller knows the answer."""
+    original, asked = botocore.client.BaseClient._make_api_call, CloudStorage.call
     watched = os.getpid()  # what a copy of this process calls is another matter
 
     def call(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
@@ -210,11 +224,31 @@ def after_each_call(happens: Callable[[str], None]) -> Iterator[None]:
             if os.getpid() == watched:
                 happens(f"{client.meta.service_model.service_name}:{operation}")
 
-    botocore.client.BaseClient._make_api_call = call
+    def ask(storage: CloudStorage, method: str, path: str, **options: Any) -> Any:
+        try:
+            return asked(storage, method, path, **options)
+        finally:
+            if os.getpid() == watched:
+                happens(f"gcs:{method}")
+
+    botocore.client.BaseClient._make_api_call, CloudStorage.call = call, ask
     try:
         yield
     finally:
-        botocore.client.BaseClient._make_api_call = original
+        botocore.client.BaseClient._make_api_call, CloudStorage.call = original, asked
+
+
+@contextmanager
+def put_back(gcs_endpoint: str, project: str) -> Iterator[None]:
+    """Make the buckets again that something removes meanwhile."""
+    address, query = f"{gcs_endpoint}/storage/v1/b", {"project": project}
+    before = httpx.get(address, params=query).json().get("items") or []
+    yield
+    there = {each["name"] for each in httpx.get(address, params=query).json().get("items") or []}
+    for bucket in before:
+        if bucket["name"] not in there:
+            body = {key: bucket[key] for key in ("name", "labels") if key in bucket}
+            httpx.post(address, params=query, json=body).raise_for_status()
 
 
 def in_a_copy(work: Callable[[], Any]) -> Any:
