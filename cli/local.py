@@ -81,6 +81,7 @@ class LocalServers:
             self.environment.folder / "torchserve",
             inference_port=ports.torchserve.inference,
             management_port=ports.torchserve.management,
+            grpc_port=ports.torchserve.grpc,
         )
         torchserve_client = serving_client(self.environment)
         return [

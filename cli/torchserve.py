@@ -54,7 +54,7 @@ def find_java() -> str:
 
 
 def torchserve_command(
-    folder: Path, *, inference_port: int, management_port: int
+    folder: Path, *, inference_port: int, management_port: int, grpc_port: int = 0
 ) -> tuple[list[str], dict[str, str]]:
     """Prepare TorchServe and say how to run it in the foreground.
 
@@ -66,8 +66,9 @@ def torchserve_command(
     ----------
     folder
         Holds the configuration and archives/; made if absent.
-    inference_port, management_port
-        TCP ports on 127.0.0.1. gRPC is bound there too, on ports that the system chooses.
+    inference_port, management_port, grpc_port
+        TCP ports on 127.0.0.1; gRPC is for inference, by default on a port that the system
+        chooses. TorchServe binds one of management by gRPC as well, which nobody is told of.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def torchserve_command(
         "inference_address": f"http://127.0.0.1:{inference_port}",
         "management_address": f"http://127.0.0.1:{management_port}",
         "metrics_address": f"http://127.0.0.1:{management_port}",
-        "grpc_inference_port": 0,
+        "grpc_inference_port": grpc_port,
         "grpc_management_port": 0,
         "enable_metrics_api": "false",
         "disable_system_metrics": "true",

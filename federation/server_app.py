@@ -374,5 +374,7 @@ def _write_artifact(
         {name: torch.from_numpy(array) for name, array in weights.items()}
     )
     with new_folder(run / "artifact") as folder:
-        save_model(folder, initial.model, initial.recipe, initial.items, metrics)
+        save_model(
+            folder, initial.model, initial.recipe, initial.items, metrics, initial.attributes
+        )
         keep_with_model(run, folder)

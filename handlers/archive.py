@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -10,16 +11,18 @@ import tempfile
 from pathlib import Path
 
 from handlers.errors import ArchiveError
+from handlers.kinds import kind_in
+from handlers.openapi import openapi_document
 
-MODEL_NAME = "recommend"
+HANDLER = "service.py"
 PACKAGES = ("handlers", "recsys")
-ARTIFACT = ("weights.safetensors", "recipe.json", "items.json", "metrics.json")
-# One worker answers up to 16 requests at once, and waits for company for at most 2 ms.
+# One worker answers up to 16 requests at once. A lone request waits for company for a millisecond,
+# the least that still lets a batch grow above two.
 CONFIGURATION = """\
 minWorkers: 1
 maxWorkers: 1
 batchSize: 16
-maxBatchDelay: 2
+maxBatchDelay: 1
 responseTimeout: 30
 startupTimeout: 120
 """
@@ -34,9 +37,9 @@ def version_of(digest: str) -> str:
 
 
 def build_archive(artifact_folder: Path, digest: str, target: Path) -> Path:
-    """Write the archive of a model.
+    """Write the archive of a model of any kind.
 
-    Beside the artefact it carries the source of `recsys` and `handlers`, so that the model is
+    Its name in TorchServe is that of its kind, whose endpoint it answers. Beside the artefact it carries the source of `recsys` and `handlers`, so that the model is
     served by the code it was deployed with, whatever is installed later.
 
     Parameters
@@ -61,13 +64,11 @@ def build_archive(artifact_folder: Path, digest: str, target: Path) -> Path:
     from model_archiver.model_archiver_config import ModelArchiverConfig
     from model_archiver.model_packaging_utils import ModelExportUtils
 
-    for name in ARTIFACT:
-        if not (artifact_folder / name).is_file():
-            raise ArchiveError(f"{artifact_folder} holds no model: {name} is missing.")
+    name = kind_in(artifact_folder).name
     configuration = ModelArchiverConfig(
-        model_name=MODEL_NAME,
+        model_name=name,
         version=version_of(digest),
-        handler="recommend.py",
+        handler=HANDLER,
         config_file="model-config.yaml",
         runtime="python",
     )
@@ -80,12 +81,12 @@ def build_archive(artifact_folder: Path, digest: str, target: Path) -> Path:
             # where two users or two builds meet.
             ModelExportUtils.archive(
                 folder,
-                MODEL_NAME,
+                name,
                 str(content),
                 ModelExportUtils.generate_manifest_json(configuration),
                 "zip-store",
             )
-            archive = Path(folder) / f"{MODEL_NAME}.mar"
+            archive = Path(folder) / f"{name}.mar"
             with archive.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(archive, target)
@@ -104,5 +105,7 @@ def _lay_out(artifact_folder: Path, content: Path) -> None:
             copy = content / package / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    shutil.copyfile(content / "handlers" / "recommend.py", content / "recommend.py")
+    shutil.copyfile(content / "handlers" / HANDLER, content / HANDLER)
+    document = json.dumps(openapi_document(), indent=2)
+    (content / "openapi.json").write_text(document + "\n", encoding="utf-8")
     (content / "model-config.yaml").write_text(CONFIGURATION)

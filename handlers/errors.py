@@ -9,6 +9,12 @@ class BadRequest(Exception):
     status = 400
 
 
+class UnknownItem(BadRequest):
+    """The request is well formed, and asks about an item that the model does not know."""
+
+    status = 422
+
+
 class ArchiveError(Exception):
     """A model cannot be made into an archive, or an archive cannot be trusted."""
 

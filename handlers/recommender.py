@@ -1,20 +1,33 @@
-"""A loaded model that answers a batch of requests; knows nothing of the server around it."""
+"""Items to a history, and items like one; knows nothing of the server around it."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from handlers.requests import MOST_ITEMS, RecommendRequest
+from handlers.errors import BadRequest, UnknownItem
+from handlers.requests import MOST_ITEMS, RecommendRequest, SimilarRequest, Where
+from handlers.stopwatch import Stopwatch
 from recsys.accelerate.runtime import open_runtime
+from recsys.attributes import read_attributes
+from recsys.diversity import diversified
+from recsys.filters import ItemFilters
 
-COLD_SAMPLE = 1024
+# Users of one event, of whom it is asked what anybody would like, and scores held for that.
+COLD_SAMPLE, COLD_SCORES = 1024, 64_000_000
+# Diversity chooses among so many times the items wanted, but no more than `MOST_ITEMS`.
+CANDIDATES = 5
+MOST_CAUSES = 3
+
+# Scores float[found] and items int64[found], the best first; -inf is a place left empty.
+Found = tuple[np.ndarray, np.ndarray]
 
 
 class Recommender:
-    """Answers histories by a stored model, accelerated or not.
+    """Answers by a stored model, accelerated or not.
 
     Parameters
     ----------
@@ -31,63 +44,192 @@ class Recommender:
         self.runtime, items = open_runtime(folder)
         self.items = np.array(items, dtype=object)
         self.places = {item: place for place, item in enumerate(items)}
+        attributes = read_attributes(folder, items)
+        self.filters = None if attributes is None else ItemFilters(attributes)
         self.cold = self._cold()
+        # Norms only: the unit vectors themselves would double the memory of a large catalogue.
+        rows = (self.runtime.index.rows(part) for part in torch.arange(len(items)).split(65536))
+        self.norms = torch.cat([part.norm(dim=1) for part in rows]).clamp_min(1e-12)
 
-    def recommend(self, requests: list[RecommendRequest]) -> list[list[tuple[str, float]]]:
-        """Answer each request with (item id, score), the best first.
+    def example(self) -> RecommendRequest:
+        """A user with a long history."""
+        return RecommendRequest(history=tuple(self.items[:50]), k=10)
 
-        A user without a known item gets the items that are likely for anybody. There are fewer
-        than `k` items only where the vocabulary has no more, or, in a vocabulary that is searched
-        approximately, where the search found no more.
+    def answer(
+        self, requests: list[RecommendRequest | SimilarRequest], watch: Stopwatch
+    ) -> list[dict | Exception]:
+        """Answer each request with ``{"items": [{"item", "score"}]}``, the best first.
+
+        There are fewer than `k` items only where no more pass the filters, or, in a vocabulary that
+        is searched approximately and without a filter, where the search found no more.
 
         Raises
         ------
         FloatingPointError
             The model gives scores that are no numbers.
         """
-        histories = [
-            [self.places[item] for item in request.history if item in self.places]
-            for request in requests
-        ]
-        warm = [row for row, history in enumerate(histories) if history]
-        # Enough that a request is answered in full when every item of its history is left out.
-        most = max((requests[row].k + len(set(histories[row])) for row in warm), default=0)
-        found = dict(zip(warm, self._found([histories[row] for row in warm], most), strict=True))
-        answers = []
-        for row, (request, history) in enumerate(zip(requests, histories, strict=True)):
-            values, places = found.get(row, self.cold)
-            # -inf is a place that a search left empty; what the model itself gives is a number.
-            if np.isnan(values).any() or np.isposinf(values).any():
-                raise FloatingPointError("the model's scores are not finite")
-            left_out = history if request.exclude_seen else []
-            kept = np.flatnonzero(np.isfinite(values) & ~np.isin(places, left_out))[: request.k]
-            answers.append(
-                list(zip(self.items[places[kept]], values[kept].tolist(), strict=True))
-            )
+        answers: list[dict | Exception] = [{}] * len(requests)
+        groups: dict[tuple, list[int]] = defaultdict(list)
+        for place, request in enumerate(requests):
+            similar = isinstance(request, SimilarRequest)
+            if similar and request.item not in self.places:
+                answers[place] = UnknownItem("The model does not know the item.")
+            else:
+                exclude = not similar and request.exclude_seen
+                groups[similar, exclude, request.where].append(place)
+        # What the same filters bar is searched together.
+        for (similar, _, where), places in groups.items():
+            try:
+                allowed = self._allowed(where)
+            except BadRequest as error:
+                found = [error] * len(places)
+            else:
+                method = self._similar if similar else self._recommend
+                found = method([requests[place] for place in places], allowed, watch)
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
         return answers
 
-    def _found(
-        self, histories: list[list[int]], most: int
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Scores float[found] and items int64[found] of each history; it runs once over all."""
-        if not histories:
-            return []
-        values, places = self.runtime.recommend(histories, most)
-        return list(zip(values.numpy(), places.numpy(), strict=True))
+    def _allowed(self, where: Where) -> np.ndarray | None:
+        """bool[items] that pass the filters; None where there are none."""
+        if where == Where():
+            return None
+        try:
+            if self.filters is None:
+                raise KeyError("attribute")
+            return self.filters.mask(**dict(where))
+        except KeyError as error:
+            raise BadRequest(
+                f"The model knows no {error.args[0]} of its items, and cannot filter by it: train "
+                "it on data with a catalogue that has it."
+            ) from None
+
+    def _recommend(
+        self, requests: list[RecommendRequest], allowed: np.ndarray | None, watch: Stopwatch
+    ) -> list[dict]:
+        """Answers to requests that all leave out what was seen, or that all do not."""
+        histories = [
+            np.array([self.places[item] for item in request.history if item in self.places])
+            for request in requests
+        ]
+        warm = [row for row, history in enumerate(histories) if len(history)]
+        found: dict[int, Found] = {}
+        if warm:
+            known = [histories[row] for row in warm]
+            with watch("model"):
+                states = self.runtime.encode(known)
+            with watch("search"):
+                most = max(_candidates(requests[row]) for row in warm)
+                seen = not requests[0].exclude_seen
+                values, places = self.runtime.rank(
+                    states, known, most, allowed=allowed, seen=seen
+                )
+                found = dict(zip(warm, zip(values.numpy(), places.numpy(), strict=True)))
+        answers = []
+        for row, request in enumerate(requests):
+            values, places = found[row] if row in found else self._anybodys(request, allowed)
+            if np.isnan(values).any() or np.isposinf(values).any():
+                raise FloatingPointError("the model's scores are not finite")
+            kept = np.isfinite(values)
+            values, places = values[kept], places[kept]
+            if request.diversity:
+                pool = slice(_candidates(request))
+                vectors = self.runtime.index.rows(torch.from_numpy(places[pool])).numpy()
+                order = diversified(values[pool], vectors, request.k, request.diversity)
+                values, places = values[order], places[order]
+            values, places = values[: request.k], places[: request.k]
+            rows = self._named(values, places)
+            if request.explain:
+                with watch("explain"):
+                    causes = self._causes(histories[row], values, places)
+                rows = [found | {"because": why} for found, why in zip(rows, causes, strict=True)]
+            answers.append({"items": rows})
+        return answers
+
+    def _anybodys(self, request: RecommendRequest, allowed: np.ndarray | None) -> Found:
+        """What to show to a user without a known item: the items that are likely for anybody."""
+        scores = self.cold if allowed is None else np.where(allowed, self.cold, -np.inf)
+        most = min(_candidates(request), len(scores))
+        best = np.argpartition(-scores, most - 1)[:most]
+        best = best[np.argsort(-scores[best], kind="stable")]
+        return scores[best], best
+
+    def _similar(
+        self, requests: list[SimilarRequest], allowed: np.ndarray | None, watch: Stopwatch
+    ) -> list[dict]:
+        """The items with the largest cosine, by the whole product in catalogues of any size."""
+        with watch("search"):
+            own = torch.tensor([self.places[request.item] for request in requests])
+            rows = self.runtime.index.rows(own) / self.norms[own][:, None]
+            every = torch.arange(len(self.items)).split(65536)
+            cosines = torch.cat([rows @ self.runtime.index.rows(part).T for part in every], 1)
+            cosines /= self.norms
+            if allowed is not None:
+                cosines.masked_fill_(torch.from_numpy(~allowed), -torch.inf)
+            cosines.scatter_(1, own[:, None], -torch.inf)
+            most = max(request.k for request in requests)
+            values, places = (part.numpy() for part in cosines.topk(min(most, len(self.items))))
+        if np.isnan(values).any():
+            raise FloatingPointError("the model's vectors are not finite")
+        kept = [np.isfinite(row)[: r.k].nonzero()[0] for row, r in zip(values, requests)]
+        return [
+            {"items": self._named(values[row, k], places[row, k])} for row, k in enumerate(kept)
+        ]
+
+    def _named(self, values: np.ndarray, places: np.ndarray) -> list[dict]:
+        return [
+            {"item": item, "score": score}
+            for item, score in zip(self.items[places], values.tolist(), strict=True)
+        ]
+
+    def _causes(
+        self, history: np.ndarray, values: np.ndarray, places: np.ndarray
+    ) -> list[list[dict]]:
+        """For each item of an answer, the past items without which its score is lower.
+
+        Each past item is taken out of the history, and what is left is scored anew: what is
+        reported is what the model does, as in `recsys.explain`, for one item at a time.
+        """
+        past = list(dict.fromkeys(history[-self.runtime.length :].tolist()))
+        if len(past) < 2:
+            return [[] for _ in places]  # nothing is left to score
+        rest = [history[history != item] for item in past]
+        rows = self.runtime.index.rows(torch.from_numpy(places))
+        without = (self.runtime.encode(rest) @ rows.T).numpy()
+        # float[past, items]: of an item that the history holds, all but its own removal keep this.
+        had = np.isin(places, history) & (places != np.array(past)[:, None])
+        drops = values - (without + self.runtime.seen_bias * had)
+        causes = []
+        for column in drops.T:
+            best = np.argsort(-column, kind="stable")[:MOST_CAUSES]
+            causes.append(
+                [{"item": self.items[past[b]], "score_drop": float(column[b])}
+                 for b in best if column[b] > 0]
+            )  # fmt: skip
+        return causes
 
     @torch.inference_mode()
-    def _cold(self) -> tuple[np.ndarray, np.ndarray]:
-        """The items that are likely for anybody: float[some] scores and int64[some] items.
+    def _cold(self) -> np.ndarray:
+        """float32[items]: how likely each item is for anybody.
 
-        A score is the log of an item's chance after one event, averaged over events. An artefact
-        holds no counts; averaged over what a first event may be, the model's own predictions favour
-        what is popular. A vocabulary above `COLD_SAMPLE` is sampled evenly.
+        The log of an item's chance after one event, averaged over events. An artefact holds no
+        counts; averaged over what a first event may be, the model's own predictions favour what is
+        popular. A large vocabulary is sampled evenly.
         """
         size = len(self.items)
-        firsts = np.unique(np.linspace(0, size - 1, min(size, COLD_SAMPLE)).astype(np.int64))
+        sample = min(size, max(16, min(COLD_SAMPLE, COLD_SCORES // size)))
+        firsts = np.unique(np.linspace(0, size - 1, sample).astype(np.int64))
         chance = torch.zeros(size)
-        for part in np.array_split(firsts, -(-len(firsts) // 64)):
+        every = torch.arange(size).split(65536)
+        for part in np.array_split(firsts, -(-len(firsts) // 16)):
             states = self.runtime.encode([[first] for first in part.tolist()])
-            chance += self.runtime.scores(states).softmax(dim=1).sum(dim=0)
-        best = (chance / len(firsts)).log().topk(min(size, MOST_ITEMS))
-        return best.values.numpy(), best.indices.numpy()
+            scores = torch.cat([states @ self.runtime.index.rows(rows).T for rows in every], 1)
+            chance += scores.softmax(dim=1).sum(dim=0)
+        return (chance / len(firsts)).log().clamp_min(-1e30).numpy()
+
+
+def _candidates(request: RecommendRequest) -> int:
+    """How many items to find for a request."""
+    if not request.diversity:
+        return request.k
+    return max(request.k, min(MOST_ITEMS, CANDIDATES * request.k))

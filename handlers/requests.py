@@ -1,95 +1,165 @@
-"""What a client asks for: parsed once, strictly, before the model sees it."""
+"""What clients ask for and what they get: the classes that parse and that the OpenAPI shows."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from handlers.errors import BadRequest
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from handlers.parsing import Strict
 
 MOST_ITEMS = 1000
-FIELDS = ("history", "k", "exclude_seen")
+
+ItemId = Annotated[str, Field(description="an item id in quotes")]
+Count = Annotated[
+    int, Field(ge=1, le=MOST_ITEMS, description=f"a whole number from 1 to {MOST_ITEMS}: how many")
+]
+Items = Annotated[
+    tuple[ItemId, ...],
+    Field(min_length=1, max_length=MOST_ITEMS, description=f"a list of 1 to {MOST_ITEMS} item ids"),
+]
+Price = Annotated[float, Field(ge=0, description="a number from 0 on: in the catalogue's currency")]
+Category = Annotated[str, Field(description="a category in quotes")]
+Value = Annotated[str | int | bool, Field(description="text, a whole number, true or false")]
 
 
-@dataclass(frozen=True)
-class RecommendRequest:
-    """Ask for items to a history.
+class Where(Strict):
+    """Which items may be in an answer, by what the catalogue said when the model was trained.
 
-    Attributes
-    ----------
-    history
-        Item ids, oldest first; ids that the model does not know are passed over.
-    k
-        How many items to give, at most `MOST_ITEMS`.
-    exclude_seen
-        Whether the items of the history are left out.
+    An item of which something is not known does not pass a filter on it.
     """
 
-    history: tuple[str, ...]
-    k: int = 10
-    exclude_seen: bool = True
-
-    @classmethod
-    def parse(cls, body: Any) -> RecommendRequest:
-        """Read the body of an HTTP request: JSON text, or what the server has decoded from it.
-
-        Raises
-        ------
-        BadRequest
-            It is no JSON object, or a field is unknown, missing or of the wrong kind.
-        """
-        fields = _decode(body)
-        if not isinstance(fields, dict):
-            raise BadRequest(f"The body must be a JSON object, not {_kind(fields)}.")
-        for name in fields:
-            if name not in FIELDS:
-                known = ", ".join(FIELDS)
-                raise BadRequest(f"Unknown field {name[:50]!r}: the fields are {known}.")
-        return cls(
-            _history(fields),
-            _count(fields.get("k", cls.k)),
-            _flag(fields.get("exclude_seen", cls.exclude_seen)),
-        )
+    in_stock: bool = Field(False, description="true or false: only what is in stock")
+    categories: tuple[Category, ...] = Field(
+        (), max_length=100, description="a list of up to 100 categories: items of these only"
+    )
+    min_price: Price | None = None
+    max_price: Price | None = None
 
 
-def _decode(body: Any) -> Any:
-    if body is None or body in (b"", ""):
-        raise BadRequest('The body is empty: send {"history": [item ids], "k": 10}.')
-    if not isinstance(body, (bytes, bytearray, str)):
-        return body
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadRequest("The body is not JSON in UTF-8.") from None
+class RecommendRequest(Strict):
+    """Ask for items to a history."""
+
+    history: tuple[ItemId, ...] = Field(
+        description="a list of item ids: the oldest first; it may be empty, and ids that the model "
+        "does not know are passed over"
+    )
+    k: Count = 10
+    exclude_seen: bool = Field(
+        True, description="true or false: whether the items of the history are left out"
+    )
+    where: Where = Field(Where(), description="an object with filters")
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="a number from 0 to 1: weight of being unlike the items before against the "
+        "score (maximal marginal relevance)",
+    )
+    explain: bool = Field(
+        False, description="true or false: whether each item comes with the events that caused it"
+    )
 
 
-def _history(fields: dict[str, Any]) -> tuple[str, ...]:
-    if "history" not in fields:
-        raise BadRequest("The field history is missing: send a list of item ids, it may be empty.")
-    history = fields["history"]
-    if not isinstance(history, list):
-        raise BadRequest(f"history must be a list of item ids, not {_kind(history)}.")
-    for place, item in enumerate(history):
-        if not isinstance(item, str):
-            raise BadRequest(f"history[{place}] must be an item id in quotes, not {_kind(item)}.")
-    return tuple(history)
+class SimilarRequest(Strict):
+    """Ask for items like one."""
+
+    item: ItemId
+    k: Count = 10
+    where: Where = Field(Where(), description="an object with filters")
 
 
-def _count(k: Any) -> int:
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST_ITEMS:
-        shown = k if type(k) in (int, float) and abs(k) < 1e12 else _kind(k)
-        raise BadRequest(f"k must be a whole number from 1 to {MOST_ITEMS}, not {shown}.")
-    return k
+class SearchRequest(Strict):
+    """Ask for items to words."""
+
+    query: str = Field(max_length=1000, description="text of up to 1000 letters")
+    k: Count = 10
 
 
-def _flag(exclude_seen: Any) -> bool:
-    if not isinstance(exclude_seen, bool):
-        raise BadRequest(f"exclude_seen must be true or false, not {_kind(exclude_seen)}.")
-    return exclude_seen
+class RatingRequest(Strict):
+    """Ask how a user would rate items; a user or item unknown to the model is rated as any."""
+
+    user: str = Field(description="a user id in quotes")
+    items: Items
 
 
-def _kind(value: Any) -> str:
-    """JSON's name for a value, so that a message never echoes a large or hostile one."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
-    return "null" if value is None else names.get(type(value), "a number")
+class ClickRequest(Strict):
+    """Ask for the probability that what is shown is clicked."""
+
+    items: Items
+    context: dict[str, Value] = Field(
+        default_factory=dict,
+        description="an object of features: of the user and the page, by the names of the log that "
+        "the model was trained on; a value that it did not have counts as none",
+    )
+    position: Value | None = Field(
+        None, description="text or a whole number: where all are shown, by default the first place"
+    )
+
+
+def _asks_for(body: Any) -> str:
+    one = isinstance(body, dict) and "item" in body and "history" not in body
+    return (SimilarRequest if one else RecommendRequest).__name__
+
+
+ItemsRequest = Annotated[
+    Annotated[RecommendRequest, Tag("RecommendRequest")]
+    | Annotated[SimilarRequest, Tag("SimilarRequest")],
+    Discriminator(_asks_for),
+]
+
+
+class Cause(BaseModel):
+    """A past item, and by how much the score is lower for a user who never had it."""
+
+    item: str
+    score_drop: float
+
+
+class FoundItem(BaseModel):
+    """An item; `because` is there where explanations were asked for, the largest cause first."""
+
+    item: str
+    score: float
+    because: list[Cause] = Field(default_factory=list)
+
+
+class FoundItems(BaseModel):
+    """Items, the best first, and the digest of the model that found them."""
+
+    items: list[FoundItem]
+    model: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+
+
+class ItemRating(BaseModel):
+    """Stars, or for a model of likes the probability of one."""
+
+    item: str
+    rating: float
+
+
+class Ratings(BaseModel):
+    """One for each item asked for, in that order."""
+
+    ratings: list[ItemRating]
+    model: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+
+
+class ItemClick(BaseModel):
+    """How likely an item is clicked where it is shown."""
+
+    item: str
+    probability: float = Field(ge=0, le=1)
+
+
+class Clicks(BaseModel):
+    """One for each item asked for, in that order."""
+
+    clicks: list[ItemClick]
+    model: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+
+
+class Problem(BaseModel):
+    """What is wrong with a request, in one sentence."""
+
+    error: str

@@ -1,6 +1,7 @@
 """A trained model as a folder: what the model store keeps and serving loads.
 
-``weights.safetensors`` · ``recipe.json`` · ``items.json`` (ids by index) · ``metrics.json``
+``weights.safetensors`` · ``recipe.json`` · ``items.json`` (ids by index) · ``metrics.json`` ·
+``attributes.parquet`` (see `recsys.attributes`; where the data tell any)
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys.accelerate.prune import fit_shapes
 from recsys.accelerate.quantise import decompressed
+from recsys.attributes import read_attributes, write_attributes
 from recsys.bags import Bags
 from recsys.errors import RecsysError
 from recsys.files import write_atomically
@@ -31,6 +34,7 @@ class LoadedModel:
     recipe: Recipe
     items: list[str]
     metrics: dict[str, Any]
+    attributes: pl.DataFrame | None = None
 
 
 def save_model(
@@ -39,6 +43,7 @@ def save_model(
     recipe: Recipe,
     items: list[str],
     metrics: dict[str, Any],
+    attributes: pl.DataFrame | None = None,
 ) -> Path:
     """Write the artefact; equal content gives equal bytes, and so an equal hash in the store."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +53,8 @@ def save_model(
     for name, content in contents.items():
         text = json.dumps(content, indent=None if name == "items" else 2) + "\n"
         write_atomically(folder / f"{name}.json", lambda path, text=text: path.write_text(text))
+    if attributes is not None:
+        write_attributes(folder, items, attributes)
     return folder
 
 
@@ -79,7 +86,7 @@ def load_model(folder: Path | str) -> LoadedModel:
             f"{folder / 'weights.safetensors'} does not fit recipe.json and the {len(items)} ids "
             "in items.json; get the model again"
         ) from error
-    return LoadedModel(model=model.eval(), recipe=recipe, items=items, metrics=metrics)
+    return LoadedModel(model.eval(), recipe, items, metrics, read_attributes(folder, items))
 
 
 def model_of(weights: dict[str, Tensor], items: int, recipe: Recipe) -> SequentialRecommender:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -21,9 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.errors import RecipeError, RecsysError
-from recsys.loop import Progress
 from recsys.randomness import Stage, seeded
 from recsys.stored import read_stored, write_stored
+
+if TYPE_CHECKING:
+    # With it would come all that training needs, and serving does not.
+    from recsys.loop import Progress
 
 # Shares of the log, oldest first: training, validation (when to stop), test.
 TRAIN, VALIDATION = 0.7, 0.15

@@ -34,11 +34,14 @@ REACH = 1000
 class Index(Protocol):
     """Finds the best items of a user state."""
 
-    def search(self, states: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def search(
+        self, states: Tensor, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Scores float[B, k] and items int64[B, k] of states float[B, d], the best first.
 
-        Fewer than k columns come back only where there are fewer items; a place that an
-        approximate search could not fill has the score -inf.
+        Only items where bool[items] `allowed` holds are found, as many as there are up to k. Fewer
+        than k columns come back only where there are fewer items; a place that could not be filled
+        has the score -inf.
         """
 
     def scores(self, states: Tensor) -> Tensor:
@@ -71,8 +74,11 @@ class ExactIndex:
     def __init__(self, table: Tensor) -> None:
         self.table = table
 
-    def search(self, states: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        return tuple(self.scores(states).topk(min(k, len(self.table))))
+    def search(
+        self, states: Tensor, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
+        scores = _barred(self.scores(states), allowed)
+        return tuple(scores.topk(min(k, len(self.table))))
 
     def scores(self, states: Tensor) -> Tensor:
         return states @ self.table.T
@@ -87,11 +93,14 @@ class QuantisedIndex:
     def __init__(self, table: Tensor) -> None:
         self.table = QuantisedTable.of(table)
 
-    def search(self, states: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def search(
+        self, states: Tensor, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
         items = len(self.table.codes)
-        coarse = int8_product(states, self.table.codes, self.table.scale)
-        found = coarse.topk(min(items, k + MARGIN), sorted=False).indices
+        coarse = _barred(int8_product(states, self.table.codes, self.table.scale), allowed)
+        roughly, found = coarse.topk(min(items, k + MARGIN), sorted=False)
         exact = torch.bmm(self.table.rows(found), states[:, :, None])[:, :, 0]
+        exact.masked_fill_(roughly == -torch.inf, -torch.inf)
         best = exact.topk(min(k, items))
         return best.values, found.gather(1, best.indices)
 
@@ -170,7 +179,26 @@ class ApproximateIndex:
         """Share of the clusters that a search visits."""
         return self._index.nprobe / self._index.nlist
 
-    def search(self, states: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def search(
+        self, states: Tensor, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if allowed is None:
+            return self._search(states, k, None)
+        chosen = np.flatnonzero(allowed)
+        if len(chosen) > EXACT_BELOW:
+            # The best of some items lie in more clusters than the best of all.
+            wide = min(self._index.nlist, round(self._index.nprobe * len(allowed) / len(chosen)))
+            bits = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+            found = self._search(states, k, faiss.SearchParametersIVF(sel=bits, nprobe=wide))
+            if found[0].isfinite().all():
+                return found
+        rows = torch.from_numpy(chosen)
+        best = (states @ self.table[rows].T).topk(min(k, len(rows)))
+        return best.values, rows[best.indices]
+
+    def _search(
+        self, states: Tensor, k: int, how: faiss.SearchParametersIVF | None
+    ) -> tuple[Tensor, Tensor]:
         items = len(self.table)
         # Threads share out the clusters of a single state, but the states of a batch.
         self._index.parallel_mode = int(len(states) == 1)
@@ -179,7 +207,7 @@ class ApproximateIndex:
         mapped = np.empty((len(queries), self._index.d), np.float32)
         np.matmul(queries, self.to_space, out=mapped[:, :-1])
         np.sqrt(np.einsum("ij,ij->i", mapped[:, :-1], mapped[:, :-1]), out=mapped[:, -1])
-        found = self._index.search(mapped, min(items, k + self._margin))[1]
+        found = self._index.search(mapped, min(items, k + self._margin), params=how)[1]
         rows = self.table.numpy().take(found, axis=0, mode="clip")
         exact = np.matmul(rows, queries[:, :, None])[:, :, 0]
         exact[found < 0] = -np.inf
@@ -243,6 +271,11 @@ def _deviations(nearest: faiss.IndexFlatL2, items: np.ndarray, clusters: int) ->
     counts = np.bincount(cluster[:, 0], minlength=clusters)
     squares = np.bincount(cluster[:, 0], distances[:, 0], minlength=clusters)
     return np.sqrt(squares / np.maximum(counts, 1) / (items.shape[1] - 1))
+
+
+def _barred(scores: Tensor, allowed: np.ndarray | None) -> Tensor:
+    """float[B, items], -inf where an item is not allowed."""
+    return scores if allowed is None else scores.masked_fill(torch.from_numpy(~allowed), -torch.inf)
 
 
 def _spread(index: Index, states: Tensor, items: int) -> Tensor:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -19,9 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.errors import RecipeError, RecsysError
-from recsys.loop import Progress
 from recsys.randomness import Stage, seeded
 from recsys.stored import read_stored, write_stored
+
+if TYPE_CHECKING:
+    # With it would come all that training needs, and serving does not.
+    from recsys.loop import Progress
 
 # Share of the rows held out for validation, and the same share again for the test.
 HELD_OUT = 0.1

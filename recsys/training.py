@@ -129,7 +129,9 @@ def train(
     whole = unsharded(model, recipe) if shard_items else model
     artifact = folder / "artifact"
     if workers.writes:
-        save_model(artifact, whole, recipe, interactions.items, metrics)
+        save_model(
+            artifact, whole, recipe, interactions.items, metrics, interactions.attributes
+        )
     workers.agree(True)
     return TrainResult(artifact, metrics, epochs, time.monotonic() - began)
 

@@ -74,6 +74,7 @@ class TorchServePorts(_Section):
 
     inference: Port
     management: Port
+    grpc: Port
 
 
 class Ports(_Section):

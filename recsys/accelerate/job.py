@@ -116,7 +116,7 @@ def accelerate(
     model = loaded.model.folded().eval()
     metrics_before = evaluate(model, interactions, split, part="test")
     table = ExactIndex(model.output_table.detach())
-    before = Runtime(model.encode, table, model.seen_bias.item())
+    before = Runtime(model.encode, table, model.seen_bias.item(), model.length)
 
     changed = load_model(folder)
     if how.prune:
@@ -158,7 +158,7 @@ def _prune(
 
 def _write(loaded: LoadedModel, how: Acceleration, target: Path) -> None:
     model = loaded.model.folded().eval()
-    save_model(target, model, loaded.recipe, loaded.items, {})
+    save_model(target, model, loaded.recipe, loaded.items, {}, loaded.attributes)
     if how.quantise:
         weights = compressed(model)
         write_atomically(target / "weights.safetensors", lambda path: save_file(weights, path))

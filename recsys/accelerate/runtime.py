@@ -35,31 +35,62 @@ class Runtime(nn.Module):
         The items to find.
     seen_bias
         Added to the scores of items that a history holds.
+    length
+        How many of the latest events `encode` looks at.
     """
 
     def __init__(
-        self, encode: Callable[[Sequence[History]], Tensor], index: Index, seen_bias: float
+        self,
+        encode: Callable[[Sequence[History]], Tensor],
+        index: Index,
+        seen_bias: float,
+        length: int,
     ) -> None:
         super().__init__()
         self.encode = encode
         self.index = index
         self.seen_bias = seen_bias
+        self.length = length
 
-    @torch.inference_mode()
     def recommend(self, histories: Sequence[History], k: int) -> tuple[Tensor, Tensor]:
         """Scores float[B, k] and items int64[B, k], the best first; seen items are not left out."""
-        states = self.encode(histories)
-        seen = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
-        had, counts = padded(seen)
+        with torch.inference_mode():
+            return self.rank(self.encode(histories), histories, k)
+
+    @torch.inference_mode()
+    def rank(
+        self,
+        states: Tensor,
+        histories: Sequence[History],
+        k: int,
+        *,
+        allowed: np.ndarray | None = None,
+        seen: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The same of states float[B, d] and the B histories that they are of.
+
+        Parameters
+        ----------
+        allowed
+            bool[items] that may be found; places that they do not fill have the score -inf.
+        seen
+            Whether items of the history may be found again.
+        """
+        distinct = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
+        had, counts = padded(distinct)
         filled = torch.arange(had.shape[1]) < counts[:, None]
         # Seen items are ranked apart, since the index knows nothing of what is added to them.
-        values, found = self.index.search(states, k + had.shape[1])
-        again = ((found[:, :, None] == had[:, None, :]) & filled[:, None, :]).any(2)
-        of_seen = torch.bmm(self.index.rows(had), states[:, :, None])[:, :, 0] + self.seen_bias
-        every = [values.masked_fill(again, -torch.inf), of_seen.masked_fill(~filled, -torch.inf)]
-        joined = torch.cat(every, 1)
-        best = joined.topk(min(k, joined.shape[1]))
-        return best.values, torch.cat([found, had], 1).gather(1, best.indices)
+        values, found = self.index.search(states, k + had.shape[1], allowed)
+        row = torch.arange(len(states))[:, None] << 32
+        again = np.isin((found + row).numpy(), (had + row)[filled].numpy())
+        values = values.masked_fill(torch.from_numpy(again), -torch.inf)
+        if seen:
+            of_seen = torch.bmm(self.index.rows(had), states[:, :, None])[:, :, 0] + self.seen_bias
+            kept = filled if allowed is None else filled & torch.from_numpy(allowed)[had]
+            values = torch.cat([values, of_seen.masked_fill(~kept, -torch.inf)], 1)
+            found = torch.cat([found, had], 1)
+        best = values.topk(min(k, values.shape[1]))
+        return best.values, found.gather(1, best.indices)
 
     def scores(self, states: Tensor, histories: Sequence[History] | None = None) -> Tensor:
         """float[B, items] as the model's; -inf where the index does not reach."""
@@ -102,7 +133,7 @@ def open_runtime(folder: Path) -> tuple[Runtime, list[str]]:
         encode = model.encode
     else:
         encode = _exported(model, index)
-    return Runtime(encode, index, bias), loaded.items
+    return Runtime(encode, index, bias, model.length), loaded.items
 
 
 def _exported(

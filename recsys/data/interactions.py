@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.attributes import attributes_of
 from recsys.data.catalogue import load_catalogue
 from recsys.data.events import events_file, read_events
 from recsys.data.filters import first_engagements, without_duplicates
@@ -45,6 +46,8 @@ class Interactions:
     times
         float64[events], seconds since 1970, never falling within a user; None when the source has
         none.
+    attributes
+        A row an item (see `recsys.attributes`), or None when the source has none.
     """
 
     users: list[str]
@@ -53,6 +56,7 @@ class Interactions:
     sequence: np.ndarray
     item_text: list[str] | None = None
     times: np.ndarray | None = None
+    attributes: pl.DataFrame | None = None
 
     def of(self, user: int) -> np.ndarray:
         """Item indices of the user with this index, oldest first."""
@@ -100,7 +104,7 @@ class Interactions:
         )
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of users, items, order and texts: all that training reads; not the times."""
+        """sha256 (hex) of users, items, order and texts: all that training reads."""
         digest = hashlib.sha256()
         for texts in (self.users, self.items, self.item_text or []):
             for text in texts:
@@ -127,6 +131,8 @@ def write_interactions(interactions: Interactions, folder: Path) -> None:
     items = pl.DataFrame({"item": interactions.items}, schema={"item": pl.String})
     if interactions.item_text is not None:
         items = items.with_columns(pl.Series("text", interactions.item_text, dtype=pl.String))
+    if interactions.attributes is not None:
+        items = items.hstack(interactions.attributes)
     sequences = pl.DataFrame(
         {
             "user": interactions.users,
@@ -168,10 +174,15 @@ def load_interactions(path: Path | str, *, endpoint: str | None = None) -> Inter
         events = without_duplicates(read_events(file), Report())
         if "event" in events.columns:
             events = first_engagements(events, Report())
-        return interactions_of(events, item_texts(file, events))
+        catalogue = catalogue_beside(file)
+        return interactions_of(events, item_texts(catalogue, events), catalogue)
 
 
-def interactions_of(events: pl.DataFrame, texts: dict[str, str] | None = None) -> Interactions:
+def interactions_of(
+    events: pl.DataFrame,
+    texts: dict[str, str] | None = None,
+    catalogue: pl.DataFrame | None = None,
+) -> Interactions:
     """Make the compact table of events that are in order within each user.
 
     Parameters
@@ -180,6 +191,8 @@ def interactions_of(events: pl.DataFrame, texts: dict[str, str] | None = None) -
         Columns ``user``, ``item`` and perhaps ``time``, as `recsys.data.events` makes them.
     texts
         Text of each item of the catalogue; its items extend the vocabulary.
+    catalogue
+        Where the items' attributes are.
     """
     vocabulary = _sorted_ids(set(events["item"].unique()) | set(texts or ()))
     users = _sorted_ids(set(events["user"].unique()))
@@ -196,15 +209,21 @@ def interactions_of(events: pl.DataFrame, texts: dict[str, str] | None = None) -
         sequence=indexed["item"].to_numpy().astype(np.int32),
         item_text=None if texts is None else [texts.get(item, "") for item in vocabulary],
         times=indexed["time"].to_numpy() if "time" in events.columns else None,
+        attributes=None if catalogue is None else attributes_of(catalogue, vocabulary),
     )
 
 
-def item_texts(file: Path, events: pl.DataFrame) -> dict[str, str] | None:
-    """Texts of the items: of the catalogue beside a file of events, or of the events themselves."""
+def catalogue_beside(file: Path) -> pl.DataFrame | None:
+    """The catalogue beside a file of events, as `load_catalogue` gives it; None if there is none."""
     candidates = (file.with_name(f"items{suffix}") for suffix in SUFFIXES)
     found = next((candidate for candidate in candidates if candidate.exists()), None)
-    if found is not None and found != file:
-        items = load_catalogue(found)
+    return None if found is None or found == file else load_catalogue(found)
+
+
+def item_texts(catalogue: pl.DataFrame | None, events: pl.DataFrame) -> dict[str, str] | None:
+    """Texts of the items: of the catalogue where there is one, else of the events themselves."""
+    if catalogue is not None:
+        items = catalogue
     elif "text" in events.columns:
         items = events.drop_nulls("text").unique("item", keep="first", maintain_order=True)
     else:
@@ -222,6 +241,7 @@ def _load_written(folder: Path) -> Interactions:
         flat = sequences["items"].explode().drop_nulls().to_numpy()
         users, vocabulary = sequences["user"].to_list(), items["item"].to_list()
         texts = items["text"].to_list() if "text" in items.columns else None
+        attributes = attributes_of(items, vocabulary)
         times = None
         if "times" in sequences.columns:
             times = sequences["times"].explode().drop_nulls().cast(pl.Float64).to_numpy()
@@ -244,6 +264,7 @@ def _load_written(folder: Path) -> Interactions:
         sequence=flat.astype(np.int32),
         item_text=texts,
         times=times,
+        attributes=attributes,
     )
 
 

@@ -15,7 +15,12 @@ from recsys.data.filters import (
     rated,
     without_duplicates,
 )
-from recsys.data.interactions import Interactions, interactions_of, item_texts
+from recsys.data.interactions import (
+    Interactions,
+    catalogue_beside,
+    interactions_of,
+    item_texts,
+)
 from recsys.data.report import Report
 from recsys.data.source import local_copy
 from recsys.data.statistics import Statistics, note_oddities, statistics
@@ -97,7 +102,8 @@ def prepare(
             report=report,
             bad_rows=report if drop_bad_rows else None,
         )
-        texts = item_texts(file, events)
+        catalogue = catalogue_beside(file)
+        texts = item_texts(catalogue, events)
     read = len(events)
     events = without_duplicates(events, report)
     if kinds:
@@ -116,6 +122,6 @@ def prepare(
     if texts is not None and min_item_events > 1:
         remaining = set(events["item"].unique())
         texts = {item: text for item, text in texts.items() if item in remaining}
-    interactions = interactions_of(events, texts)
+    interactions = interactions_of(events, texts, catalogue)
     note_oddities(interactions, report)
     return Prepared(interactions, read, statistics(interactions), report)

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -21,13 +22,16 @@ import torch
 from torch import Tensor
 
 from recsys.errors import RecsysError
-from recsys.loop import Progress
 from recsys.search.documents import FIELDS, Documents, Field, documents
 from recsys.search.lexical import Lexical
 from recsys.search.quality import ndcg
 from recsys.search.towers import Bags, TowerRecipe, Towers, item_bags, spellings, train_towers
 from recsys.search.words import words
 from recsys.stored import read_stored, write_stored
+
+if TYPE_CHECKING:
+    # With it would come all that training needs, and serving does not.
+    from recsys.loop import Progress
 
 # Share of each signal in the score where no judged queries are there to fit it.
 DEFAULT_WEIGHTS = {"lexical": 0.6, "title": 0.2, "semantic": 0.2}

@@ -17,6 +17,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse
@@ -25,9 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.errors import RecipeError
-from recsys.loop import Progress
 from recsys.randomness import Stage, seeded
 from recsys.search.documents import Documents, Field
+
+if TYPE_CHECKING:
+    # With it would come all that training needs, and serving does not.
+    from recsys.loop import Progress
 
 # Lengths of n-grams, in letters.
 SHORTEST, LONGEST = 3, 5

@@ -24,7 +24,7 @@ def test_the_archive_serves_without_the_project(artifact: Path, tmp_path: Path) 
 import os
 from ts.context import RequestProcessor
 from ts.model_loader import TsModelLoader
-service = TsModelLoader().load("recommend", os.getcwd(), "recommend.py", None, 1)
+service = TsModelLoader().load("recommend", os.getcwd(), "service.py", None, 1)
 import handlers, recsys
 assert handlers.__file__.startswith(os.getcwd()) and recsys.__file__.startswith(os.getcwd())
 service.context.request_processor = [RequestProcessor({})]
@@ -51,9 +51,9 @@ def test_the_manifest_names_handler_and_version(artifact: Path, tmp_path: Path) 
         names = content.namelist()
     assert model["modelName"] == "recommend"
     assert model["modelVersion"] == "b" * 64
-    assert model["handler"] == "recommend.py"
+    assert model["handler"] == "service.py"
     assert not [name for name in names if name.endswith((".pyc", ".pt", ".pth", ".pkl"))]
-    assert {"recommend.py", "model-config.yaml", "artifact/weights.safetensors"} <= set(names)
+    assert {"service.py", "openapi.json", "model-config.yaml", "artifact/weights.safetensors"} <= set(names)
 
 
 def test_nothing_but_the_archive_is_left(artifact: Path, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_nothing_but_the_archive_is_left(artifact: Path, tmp_path: Path) -> None
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="holds no model: weights.safetensors is missing"):
+    with pytest.raises(ArchiveError, match="holds no model: recipe.json is missing"):
         build_archive(tmp_path, DIGEST, tmp_path / "recommend.mar")
 
 

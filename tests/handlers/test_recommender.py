@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from handlers.recommender import Recommender
-from handlers.requests import RecommendRequest
+from handlers.errors import BadRequest, UnknownItem
+from handlers.requests import RecommendRequest, SimilarRequest, Where
+from handlers.stopwatch import Stopwatch
 from recsys import index
 from recsys.accelerate.export import export_encoder
 from recsys.accelerate.session import OnnxEncoder
@@ -22,8 +24,13 @@ def recommender(artifact: Path) -> Recommender:
     return Recommender(artifact)
 
 
+def answers(recommender: Recommender, *requests) -> list[list[tuple[str, float]]]:
+    found = recommender.answer(list(requests), Stopwatch())
+    return [[(row["item"], row["score"]) for row in answer["items"]] for answer in found]
+
+
 def ask(recommender: Recommender, *history: str, **fields) -> list[tuple[str, float]]:
-    return recommender.recommend([RecommendRequest(history, **fields)])[0]
+    return answers(recommender, RecommendRequest(history=history, **fields))[0]
 
 
 def test_the_best_by_the_model_come_first(recommender: Recommender, artifact: Path) -> None:
@@ -38,14 +45,18 @@ def test_the_best_by_the_model_come_first(recommender: Recommender, artifact: Pa
 
 def test_a_batch_answers_each_as_if_alone(recommender: Recommender) -> None:
     requests = [
-        RecommendRequest(("item-1",), 3),
-        RecommendRequest((), 40),
-        RecommendRequest(tuple(f"item-{n}" for n in range(20)), 7),
-        RecommendRequest(("item-1", "no-such", "item-2"), 1, exclude_seen=False),
-        RecommendRequest(("no-such",), 5),
+        RecommendRequest(history=("item-1",), k=3),
+        RecommendRequest(history=(), k=40),
+        SimilarRequest(item="item-3", k=4),
+        RecommendRequest(history=tuple(f"item-{n}" for n in range(20)), k=7),
+        RecommendRequest(history=("item-1", "no-such", "item-2"), k=1, exclude_seen=False),
+        RecommendRequest(history=("no-such",), k=5, where=Where(min_price=10.0)),
+        RecommendRequest(history=("item-4",), k=9, where=Where(in_stock=True), diversity=0.5),
+        SimilarRequest(item="item-9", k=40),
+        RecommendRequest(history=("item-4", "item-9"), k=5, where=Where(in_stock=True)),
     ]
-    for request, together in zip(requests, recommender.recommend(requests), strict=True):
-        (alone,) = recommender.recommend([request])
+    for request, together in zip(requests, answers(recommender, *requests), strict=True):
+        (alone,) = answers(recommender, request)
         assert [item for item, _ in together] == [item for item, _ in alone]
         assert [score for _, score in together] == pytest.approx([s for _, s in alone], abs=1e-5)
 
@@ -134,3 +145,121 @@ def test_a_large_catalogue_is_searched_by_the_approximate_index(
     assert answer.isdisjoint(history)
     assert len(answer & {item for item, _ in ask(recommender, *history, k=10)}) >= 9
     assert ask(large, k=5)[0][0] == ask(recommender, k=5)[0][0]
+
+
+def passing(where: Where) -> set[str]:
+    """The items of conftest's catalogue that a filter lets through, told one by one."""
+    return {
+        f"item-{n}"
+        for n in range(40)
+        if (not where.in_stock or n < 30 and n % 3 == 0)
+        and (not where.categories or n < 30 and f"c{n % 4}" in where.categories)
+        and (where.min_price is None or n >= where.min_price)
+        and (where.max_price is None or n <= where.max_price)
+    }
+
+
+FILTERS = [
+    Where(in_stock=True),
+    Where(categories=("c1", "no such")),
+    Where(min_price=5.0, max_price=31.0),
+    Where(in_stock=True, categories=("c0", "c1"), min_price=9.0),
+]
+
+
+@pytest.mark.parametrize("where", FILTERS)
+@pytest.mark.parametrize("history", [(), ("item-3", "item-5"), ("no-such",)])
+def test_filters_are_exact_and_cost_no_places(
+    recommender: Recommender, where: Where, history: tuple[str, ...]
+) -> None:
+    whole = dict(ask(recommender, *history, k=40))
+    wanted = [item for item in whole if item in passing(where)]
+    answer = ask(recommender, *history, k=40, where=where)
+    assert [item for item, _ in answer] == wanted
+    assert dict(answer) == pytest.approx({item: whole[item] for item in wanted}, abs=1e-5)
+    assert [item for item, _ in ask(recommender, *history, k=2, where=where)] == wanted[:2]
+    (like,) = answers(recommender, SimilarRequest(item="item-3", k=40, where=where))
+    assert {item for item, _ in like} == passing(where) - {"item-3"}
+
+
+@pytest.mark.parametrize("large", [1, 12], ids=["scanned", "whole product"])
+def test_an_approximate_index_fills_the_answer_from_what_passes(
+    recommender: Recommender, artifact: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 40)
+    monkeypatch.setattr(index, "EXACT_BELOW", 40)
+    approximate = Recommender(artifact)
+    assert isinstance(approximate.runtime.index, index.ApproximateIndex)
+    monkeypatch.setattr(index, "EXACT_BELOW", large)
+    for where in FILTERS:
+        for history in ((), ("item-3", "item-5")):
+            answer = ask(approximate, *history, k=40, where=where)
+            assert {item for item, _ in answer} == passing(where) - set(history)
+            wanted = ask(recommender, *history, k=40, where=where)
+            assert dict(answer) == pytest.approx(dict(wanted), abs=1e-4)
+
+
+def test_a_filter_on_what_is_not_known_is_refused(artifact: Path, tmp_path: Path) -> None:
+    loaded = load_model(artifact)
+    save_model(tmp_path, loaded.model, loaded.recipe, loaded.items, {}, loaded.attributes[["price"]])
+    some = Recommender(tmp_path)
+    requests = [
+        RecommendRequest(history=(), where=Where(in_stock=True)),
+        RecommendRequest(history=(), where=Where(max_price=3.0)),
+    ]
+    refused, answer = some.answer(requests, Stopwatch())
+    assert isinstance(refused, BadRequest) and "knows no stock of its items" in str(refused)
+    assert len(answer["items"]) == 4
+
+
+def test_diversity_trades_likeness_for_score(recommender: Recommender) -> None:
+    table = recommender.runtime.index.rows(torch.arange(40))
+    unit = torch.nn.functional.normalize(table, dim=1)
+
+    def likeness(answer: list[tuple[str, float]]) -> float:
+        rows = unit[[recommender.places[item] for item, _ in answer]]
+        return (rows @ rows.T).triu(1).sum().item()
+
+    plain = ask(recommender, "item-1", k=5)
+    assert ask(recommender, "item-1", k=5, diversity=1e-9) == plain
+    diverse = ask(recommender, "item-1", k=5, diversity=0.7)
+    assert diverse[0] == plain[0] and len({item for item, _ in diverse}) == 5
+    assert likeness(diverse) < likeness(plain) - 0.5
+    assert dict(ask(recommender, "item-1", k=40)).items() >= dict(diverse).items()
+
+
+def test_items_like_one_are_those_with_the_largest_cosine(recommender: Recommender) -> None:
+    table = recommender.runtime.index.rows(torch.arange(40))
+    cosines = torch.cosine_similarity(table[7:8], table)
+    best = cosines.argsort(descending=True)[1:6].tolist()
+    (answer,) = answers(recommender, SimilarRequest(item="item-7", k=5))
+    assert [item for item, _ in answer] == [f"item-{n}" for n in best]
+    assert [score for _, score in answer] == pytest.approx(cosines[best].tolist(), abs=1e-5)
+    unknown, _ = recommender.answer(
+        [SimilarRequest(item="x"), SimilarRequest(item="item-1")], Stopwatch()
+    )
+    assert isinstance(unknown, UnknownItem)
+
+
+def test_an_explanation_is_what_the_model_does_without_the_event(
+    recommender: Recommender, artifact: Path
+) -> None:
+    model = load_model(artifact).model
+    history = ("item-3", "item-5", "item-3", "item-9")
+    request = RecommendRequest(history=history, k=4, explain=True)
+    (answer,) = recommender.answer([request], Stopwatch())
+    told = 0
+    for row in answer["items"]:
+        drops = [cause["score_drop"] for cause in row["because"]]
+        assert drops == sorted(drops, reverse=True) and all(drop > 0 for drop in drops)
+        for cause in row["because"]:
+            rest = [int(item[5:]) for item in history if item != cause["item"]]
+            with torch.inference_mode():
+                score = model.scores(model.encode([rest]))[0, recommender.places[row["item"]]]
+            assert row["score"] - score.item() == pytest.approx(cause["score_drop"], abs=1e-4)
+            told += 1
+    assert told >= 4
+    (alone,) = recommender.answer(
+        [RecommendRequest(history=("item-3",), explain=True)], Stopwatch()
+    )
+    assert all(row["because"] == [] for row in alone["items"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,3 +90,21 @@ def test_near_duplicates_are_told_apart_by_ranking_more_of_them() -> None:
     made = ApproximateIndex(table, states[:400])
     wanted = (states[400:] @ table.T).topk(10).indices
     assert recall(made.search(states[400:], 10)[1], wanted) >= 0.98
+
+
+@pytest.mark.parametrize("threshold", [100_000, 100], ids=["whole product", "scanned"])
+@pytest.mark.parametrize("kind", [ExactIndex, QuantisedIndex, ApproximateIndex])
+@pytest.mark.parametrize("share", [0.5, 0.05, 0.0005])
+def test_only_what_is_allowed_is_found_and_as_many_as_there_are(
+    kind: type, share: float, threshold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, states = clustered(5000)
+    made = kind(table)
+    monkeypatch.setattr(index, "EXACT_BELOW", threshold)
+    allowed = np.random.default_rng(0).random(5000) < share
+    scores, items = made.search(states, 10, allowed)
+    count = min(10, allowed.sum())
+    assert (scores.isfinite().sum(1) == count).all()
+    assert allowed[items[scores.isfinite()]].all()
+    exact = (states @ table.T).masked_fill(torch.from_numpy(~allowed), -torch.inf)
+    assert recall(items[:, :count], exact.topk(count).indices) >= 0.98

@@ -42,7 +42,7 @@ def test_seen_items_are_ranked_with_their_bias_and_come_once(
         expected = states @ model.output_table.T
         expected[0, [3, 5, 9]] += bias
         expected[1, 7] += bias
-        runtime = Runtime(model.encode, kind(model.output_table), bias)
+        runtime = Runtime(model.encode, kind(model.output_table), bias, model.length)
     best = expected.topk(10)
     scores, items = runtime.recommend(histories, 10)
     torch.testing.assert_close(scores, best.values, atol=1e-3, rtol=1e-3)

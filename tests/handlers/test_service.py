@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response
 
-from handlers.recommend import RecommendHandler
+from handlers.openapi import openapi_document
+from handlers.recommender import Recommender
+from handlers.service import Service
+from handlers.stopwatch import Stopwatch
 
 DIGEST = "sha256:" + "a" * 64
 
 
-def call(handler: RecommendHandler, context: Context, *bodies: bytes) -> list[tuple[int, dict]]:
+def call(handler: Service, context: Context, *bodies: bytes) -> list[tuple[int, dict]]:
     context.request_processor = [RequestProcessor({}) for _ in bodies]
     answers = handler.handle([{"body": bytearray(body)} for body in bodies], context)
     ids = {place: str(place) for place in range(len(bodies))}
@@ -33,22 +37,46 @@ def context(artifact: Path, tmp_path: Path) -> Context:
 
 
 @pytest.fixture
-def handler(context: Context) -> RecommendHandler:
-    handler = RecommendHandler()
+def handler(context: Context) -> Service:
+    handler = Service()
     handler.initialize(context)
     return handler
 
 
-def test_it_names_items_scores_and_the_model(handler: RecommendHandler, context: Context) -> None:
+def test_it_names_items_scores_and_the_model(handler: Service, context: Context) -> None:
     ((status, answer),) = call(handler, context, b'{"history": ["item-1"], "k": 2}')
     assert status == 200
     assert answer["model"] == DIGEST
     assert [sorted(row) for row in answer["items"]] == [["item", "score"]] * 2
     assert context.get_response_content_type(0) == "application/json"
+    timing = context.get_response_headers(0)["Server-Timing"]
+    parts = re.fullmatch(r"parse;dur=([\d.]+), model;dur=([\d.]+), search;dur=([\d.]+)", timing)
+    assert parts and all(0 < float(spent) < 1000 for spent in parts.groups())
+
+
+def test_it_describes_itself_on_request(handler: Service, context: Context) -> None:
+    context.request_processor = [RequestProcessor({"accept": "application/openapi+json"})]
+    (document,) = handler.handle([{"body": bytearray(b"")}], context)
+    assert json.loads(document) == openapi_document()
+
+
+def test_it_has_answered_batches_of_each_size_before_the_first_request(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    answer = Recommender.answer
+
+    def noting(self: Recommender, requests: list, watch: Stopwatch) -> list:
+        sizes.append(len(requests))
+        return answer(self, requests, watch)
+
+    monkeypatch.setattr(Recommender, "answer", noting)
+    Service().initialize(context)
+    assert sizes == [1, 2, 4, 8, 16]
 
 
 def test_a_bad_request_leaves_the_others_of_its_batch_alone(
-    handler: RecommendHandler, context: Context
+    handler: Service, context: Context
 ) -> None:
     good = b'{"history": ["item-1"], "k": 2}'
     first, bad, last = call(handler, context, good, b"nonsense", good)
@@ -57,20 +85,20 @@ def test_a_bad_request_leaves_the_others_of_its_batch_alone(
     assert bad == (400, {"error": "The body is not JSON in UTF-8."})
 
 
-def test_a_batch_of_bad_requests_is_fine(handler: RecommendHandler, context: Context) -> None:
+def test_a_batch_of_bad_requests_is_fine(handler: Service, context: Context) -> None:
     assert [status for status, _ in call(handler, context, b"", b"7")] == [400, 400]
 
 
 def test_a_failing_model_answers_500_and_says_so_in_the_log(
-    handler: RecommendHandler,
+    handler: Service,
     context: Context,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(requests: list) -> None:
+    def fail(requests: list, watch: Stopwatch) -> None:
         raise FloatingPointError("the model's scores are not finite")
 
-    monkeypatch.setattr(handler.recommender, "recommend", fail)
+    monkeypatch.setattr(handler.model, "answer", fail)
     bad, worse = call(handler, context, b"", b'{"history": []}')
     assert bad[0] == 400
     assert worse == (500, {"error": "The model failed on this request; its log tells why."})
@@ -80,6 +108,6 @@ def test_a_failing_model_answers_500_and_says_so_in_the_log(
 def test_one_class_only_for_torchserve_to_find() -> None:
     from ts.utils.util import list_classes_from_module
 
-    import handlers.recommend
+    import handlers.service
 
-    assert list_classes_from_module(handlers.recommend) == [RecommendHandler]
+    assert list_classes_from_module(handlers.service) == [Service]

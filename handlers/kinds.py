@@ -1,0 +1,97 @@
+"""The kinds of models that can be served: how to tell one, open it, and speak to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from handlers import requests
+from handlers.errors import ArchiveError
+from handlers.stopwatch import Stopwatch
+
+
+class Answerer(Protocol):
+    """A loaded model."""
+
+    def answer(
+        self, requests: list[Any], watch: Stopwatch
+    ) -> list[dict[str, Any] | Exception]:
+        """The answer to each request, or the error of one that cannot be answered.
+
+        Raises
+        ------
+        Exception
+            The model fails; no request of the batch is answered.
+        """
+
+    def example(self) -> Any:
+        """A request that the model answers, as costly as common ones."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model.
+
+    Attributes
+    ----------
+    name
+        Of its endpoint, ``/predictions/<name>``.
+    files
+        Of an artefact of this kind; the first is in no other's.
+    request
+        What is parsed.
+    response
+        What a good answer conforms to.
+    answerer
+        Module and class that opens an artefact's folder; the module is loaded only when needed.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    request: Any
+    response: type[BaseModel]
+    answerer: str
+
+    @property
+    def open(self) -> Callable[[Path], Answerer]:
+        """Opens an artefact's folder; RecsysError where that is not usable."""
+        module, _, name = self.answerer.rpartition(".")
+        return getattr(import_module(module), name)
+
+
+RECOMMEND = Kind(
+    "recommend",
+    ("recipe.json", "weights.safetensors", "items.json", "metrics.json"),
+    requests.ItemsRequest,
+    requests.FoundItems,
+    "handlers.recommender.Recommender",
+)
+KINDS = (
+    RECOMMEND,
+    Kind("search", ("search.json", "weights.safetensors"), requests.SearchRequest,
+         requests.FoundItems, "handlers.search.Search"),
+    Kind("rating", ("rating.json", "weights.safetensors"), requests.RatingRequest,
+         requests.Ratings, "handlers.rating.Rating"),
+    Kind("click", ("click.json", "weights.safetensors"), requests.ClickRequest,
+         requests.Clicks, "handlers.click.Click"),
+)  # fmt: skip
+
+
+def kind_in(folder: Path) -> Kind:
+    """The kind of an artefact.
+
+    Raises
+    ------
+    ArchiveError
+        The folder holds no artefact of a known kind, or not all of it.
+    """
+    kind = next((kind for kind in KINDS if (folder / kind.files[0]).is_file()), RECOMMEND)
+    for name in kind.files:
+        if not (folder / name).is_file():
+            raise ArchiveError(f"{folder} holds no model: {name} is missing.")
+    return kind

@@ -1,0 +1,104 @@
+"""What TorchServe loads, whatever the model: it speaks HTTP, the model's kind does the rest.
+
+POST a request to /predictions/<kind> and get its answer; a bad request gives {"error": sentence}
+with a 4xx status and leaves the other requests of its batch alone. Who accepts
+application/openapi+json gets the OpenAPI document. The header Server-Timing tells the milliseconds
+of the batch by part.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ts.context import Context
+
+    from handlers.stopwatch import Stopwatch
+
+# How many requests are answered at once when the model is loaded: the first user does not wait for
+# what is set up at the first batch of a size.
+WARM_UP = (1, 2, 4, 8, 16)
+
+
+class Service:
+    """The one class that TorchServe finds here.
+
+    Imports are inside the methods: TorchServe takes an ImportError of this file for a missing
+    handler and hides its cause.
+    """
+
+    def initialize(self, context: Context) -> None:
+        """Load the model from the unpacked archive."""
+        from handlers.kinds import kind_in
+        from handlers.openapi import openapi_document
+        from handlers.stopwatch import Stopwatch
+
+        folder = Path(context.system_properties["model_dir"])
+        self.digest = f"sha256:{context.manifest['model']['modelVersion']}"
+        self.document = json.dumps(openapi_document()).encode()
+        self.kind = kind_in(folder / "artifact")
+        self.model = self.kind.open(folder / "artifact")
+        example = self.model.example()
+        for size in WARM_UP:
+            self._answer([example] * size, Stopwatch())
+
+    def handle(self, data: list[dict[str, Any]], context: Context) -> list[bytes]:
+        """Answer a batch of requests, in their order."""
+        from handlers.errors import BadRequest
+        from handlers.parsing import parse
+        from handlers.stopwatch import Stopwatch
+
+        watch = Stopwatch()
+        answers: list[Any] = [None] * len(data)
+        good: dict[int, Any] = {}
+        with watch("parse"):
+            for place, row in enumerate(data):
+                if _asks_for_description(context.get_all_request_header(place)):
+                    continue
+                try:
+                    good[place] = parse(self.kind.request, row.get("body", row.get("data")))
+                except BadRequest as error:
+                    answers[place] = error
+        for place, answer in zip(good, self._answer(list(good.values()), watch), strict=True):
+            answers[place] = answer
+        return [self._written(answer, place, watch, context) for place, answer in enumerate(answers)]
+
+    def _answer(self, requests: list[Any], watch: Stopwatch) -> list[dict[str, Any] | Exception]:
+        """An answer a request, or what kept it from being answered."""
+        if not requests:
+            return []
+        try:
+            return self.model.answer(requests, watch)
+        except MemoryError:
+            raise  # TorchServe answers 507
+        except Exception as error:
+            # Whatever goes wrong in the model, the worker stays up and clients get an answer.
+            logging.exception("The model failed on a batch of %d requests", len(requests))
+            return [error] * len(requests)
+
+    def _written(self, answer: Any, place: int, watch: Stopwatch, context: Context) -> bytes:
+        """The body of a response; its status and headers go to the context."""
+        from handlers.errors import BadRequest
+
+        context.set_response_content_type(place, "application/json")
+        if answer is None:
+            return self.document
+        if isinstance(answer, BadRequest):
+            context.set_response_status(answer.status, "Bad Request", place)
+            return json.dumps({"error": str(answer)}).encode()
+        if isinstance(answer, Exception):
+            context.set_response_status(500, "Internal Server Error", place)
+            return b'{"error": "The model failed on this request; its log tells why."}'
+        context.set_response_header(place, "Server-Timing", watch.header)
+        return json.dumps(answer | {"model": self.digest}, allow_nan=False).encode()
+
+
+def _asks_for_description(headers: dict[str, str]) -> bool:
+    """By the header Accept, since TorchServe passes on neither method nor query of a request."""
+    return any(
+        name.lower() == "accept" and "application/openapi+json" in value
+        for name, value in headers.items()
+    )

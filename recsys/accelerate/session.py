@@ -1,0 +1,101 @@
+"""The exported encoder in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from recsys.errors import RecsysError
+
+GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+LARGEST_BATCH = 256
+
+History = Sequence[int] | np.ndarray
+
+
+class OnnxEncoder:
+    """Encodes histories in an ONNX Runtime session.
+
+    Parameters
+    ----------
+    graph
+        What `recsys.accelerate.export.encoder_graph` gives, or a file of it.
+    rows
+        Gives float[..., d] embeddings of int64[...] items.
+    items, length
+        Of the model.
+
+    Raises
+    ------
+    RecsysError
+        When ONNX Runtime cannot read the graph.
+    """
+
+    def __init__(
+        self,
+        graph: Path | bytes,
+        rows: Callable[[Tensor], Tensor],
+        items: int,
+        length: int,
+    ) -> None:
+        self.rows, self.items, self.length = rows, items, length
+        options = onnxruntime.SessionOptions()
+        # The products of one request are too small to be shared out, and threads that wait for
+        # work by spinning take the cores from everybody else.
+        options.intra_op_num_threads = 1
+        try:
+            self.session = onnxruntime.InferenceSession(graph, options, providers=providers())
+        except Exception as error:  # ONNX Runtime's exceptions have no common class of their own
+            name = "the exported encoder" if isinstance(graph, bytes) else graph
+            raise RecsysError(f"{name} is damaged ({error}); get the model again") from error
+
+    def __call__(self, histories: Sequence[History]) -> Tensor:
+        """States float[B, d]; errors are those of `SequentialRecommender.encode`."""
+        parts = [self._encode(histories[start : start + LARGEST_BATCH])
+                 for start in range(0, len(histories), LARGEST_BATCH)]  # fmt: skip
+        return torch.cat(parts)
+
+    def _encode(self, histories: Sequence[History]) -> Tensor:
+        items, lengths = padded(self._checked(histories))
+        given = {"events": self.rows(items).numpy(), "lengths": lengths.numpy()}
+        return torch.from_numpy(self.session.run(["states"], given)[0])
+
+    def _checked(self, histories: Sequence[History]) -> list[np.ndarray]:
+        latest = [np.asarray(history, dtype=np.int64)[-self.length :] for history in histories]
+        for number, history in enumerate(latest):
+            if not len(history):
+                raise RecsysError(f"history {number} is empty: there is no event to encode")
+            unknown = history[(history < 0) | (history >= self.items)]
+            if len(unknown):
+                raise RecsysError(
+                    f"a history names item {int(unknown[0])}, "
+                    f"the model knows the items 0 to {self.items - 1}"
+                )
+        return latest
+
+
+def providers() -> list[str]:
+    """Those of this machine, by preference."""
+    return choose_providers(onnxruntime.get_available_providers())
+
+
+def choose_providers(available: Sequence[str]) -> list[str]:
+    """ONNX Runtime's execution providers by preference: TensorRT, CUDA, CPU.
+
+    A session gives each part of the graph to the first one that can run it, so the CPU is always
+    the last.
+    """
+    return [name for name in GPU_PROVIDERS if name in available] + ["CPUExecutionProvider"]
+
+
+def padded(histories: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """int64[B, longest] item indices, 0 where a history has ended, and int64[B] lengths."""
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    places = np.zeros((len(histories), lengths.max()), dtype=np.int64)
+    places[np.arange(places.shape[1]) < lengths[:, None]] = np.concatenate(histories)
+    return torch.from_numpy(places), torch.from_numpy(lengths)

@@ -1,0 +1,190 @@
+"""Models on a real TorchServe, by HTTP and by gRPC, held against the OpenAPI.
+
+Two of the four kinds, since each takes a worker; `test_kinds` has them all, without the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+import requests
+import schemathesis
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from hypothesis import HealthCheck, given, settings
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from cli.torchserve import archives_of, torchserve_command
+from handlers.archive import build_archive
+from handlers.openapi import openapi_document
+
+pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java")
+DIGEST = "sha256:" + "a" * 64
+NAMES = ("recommend", "click")
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+@pytest.fixture(scope="module")
+def served(
+    artifacts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, int]]:
+    """Address of the inference API, and the port of gRPC, once all models are ready."""
+    folder = tmp_path_factory.mktemp("served")
+    inference, management, rpc = free_ports(3)
+    command, environment = torchserve_command(
+        folder, inference_port=inference, management_port=management, grpc_port=rpc
+    )
+    for name in NAMES:
+        build_archive(artifacts[name], DIGEST, archives_of(folder) / f"{name}.mar")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        retry(
+            retry=retry_if_exception_type(httpx.TransportError),
+            stop=stop_after_delay(60),
+            wait=wait_fixed(0.1),
+        )(httpx.get)(f"http://127.0.0.1:{inference}/ping")
+        for name in NAMES:
+            answer = httpx.post(
+                f"http://127.0.0.1:{management}/models",
+                params={"url": f"{name}.mar", "initial_workers": 1, "synchronous": True},
+                timeout=120,
+            )
+            assert answer.status_code == 200, (answer.text, (folder / "log").read_text()[-3000:])
+        yield f"http://127.0.0.1:{inference}", rpc
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_is_sent_the_answer_is_as_described(
+    served: tuple[str, int], name: str
+) -> None:
+    schema = schemathesis.openapi.from_dict(openapi_document())
+    operation = schema[f"/predictions/{name}"]["POST"]
+
+    # One connection for all examples.
+    with requests.Session() as session:
+
+        @settings(
+            max_examples=40,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(
+            case=operation.as_strategy()
+            | operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
+        )
+        def conforms(case: schemathesis.Case) -> None:
+            # A model knows its own features and items only, and refuses others with a sentence.
+            case.call_and_validate(
+                base_url=served[0],
+                session=session,
+                excluded_checks=[schemathesis.checks.positive_data_acceptance],
+            )
+
+        conforms()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_served_model_gives_the_document_and_tells_its_times(
+    served: tuple[str, int], name: str
+) -> None:
+    url = f"{served[0]}/predictions/{name}"
+    described = httpx.get(url, headers={"Accept": "application/openapi+json"})
+    assert described.status_code == 200 and described.json() == openapi_document()
+    bodies = {
+        "recommend": {"item": "item-1", "k": 2},
+        "click": {"items": ["i1"], "context": {"mobile": True}},
+    }
+    answer = httpx.post(url, json=bodies[name])
+    assert answer.status_code == 200 and answer.json()["model"] == DIGEST
+    assert answer.headers["Server-Timing"].startswith("parse;dur=")
+
+
+def test_an_item_that_nobody_knows_is_told_apart_from_a_model_that_is_not_there(
+    served: tuple[str, int],
+) -> None:
+    answer = httpx.post(f"{served[0]}/predictions/recommend", json={"item": "x"})
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "The model does not know the item."}
+    assert httpx.post(f"{served[0]}/predictions/other", json={}).status_code == 404
+
+
+def prediction_messages() -> tuple[type, type]:
+    """Request and response of TorchServe's inference.proto, as far as they are needed here."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="inference.proto", package="org.pytorch.serve.grpc.inference", syntax="proto3"
+    )
+    request = file.message_type.add(name="PredictionsRequest")
+    field = descriptor_pb2.FieldDescriptorProto
+    for number, name in enumerate(("model_name", "model_version"), start=1):
+        request.field.add(
+            name=name, number=number, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL
+        )
+    entry = request.nested_type.add(name="InputEntry")
+    entry.options.map_entry = True
+    for number, (name, kind) in enumerate(
+        [("key", field.TYPE_STRING), ("value", field.TYPE_BYTES)], start=1
+    ):
+        entry.field.add(name=name, number=number, type=kind, label=field.LABEL_OPTIONAL)
+    request.field.add(
+        name="input", number=3, type=field.TYPE_MESSAGE, label=field.LABEL_REPEATED,
+        type_name=".org.pytorch.serve.grpc.inference.PredictionsRequest.InputEntry",
+    )  # fmt: skip
+    response = file.message_type.add(name="PredictionResponse")
+    response.field.add(
+        name="prediction", number=1, type=field.TYPE_BYTES, label=field.LABEL_OPTIONAL
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    names = ("PredictionsRequest", "PredictionResponse")
+    return tuple(
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{name}"))
+        for name in names
+    )
+
+
+def test_grpc_gives_the_same_answers(served: tuple[str, int]) -> None:
+    request_type, response_type = prediction_messages()
+    body = json.dumps({"history": ["item-1", "item-2"], "k": 3}).encode()
+    by_http = httpx.post(f"{served[0]}/predictions/recommend", content=body).json()
+    with grpc.insecure_channel(f"127.0.0.1:{served[1]}") as channel:
+        predict = channel.unary_unary(
+            "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions",
+            request_serializer=request_type.SerializeToString,
+            response_deserializer=response_type.FromString,
+        )
+        answer = predict(request_type(model_name="recommend", input={"body": body}), timeout=10)
+        assert json.loads(answer.prediction) == by_http
+        bad = request_type(model_name="recommend", input={"body": b"{"})
+        # TorchServe has no status for it; the sentence is in the answer, as by HTTP.
+        refused = json.loads(predict(bad, timeout=10).prediction)
+    assert refused == {"error": "The body is not JSON in UTF-8."}
