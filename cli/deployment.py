@@ -135,10 +135,16 @@ def _introduce(
 ) -> None:
     """Build, load and test a version; it answers only at its own address then."""
     from handlers.archive import build_archive, version_of
+    from handlers.kinds import kind_in
 
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-") as private:
         report(0, 5, "fetching the model and building its archive")
         artifact = store.get(digest, Path(private) / "artifact")
+        if (kind := kind_in(artifact).name) != MODEL:
+            raise ServingError(
+                f"Model {digest} is a {kind} model, and a deployment is of one that recommends: "
+                f"give one that hybrid train made without --task; {UNTOUCHED}"
+            )
         name = f"{MODEL}-{version_of(digest)}.mar"
         build_archive(artifact, digest, archives_of(folder) / name)
         report(1, 5, "loading the new version beside the old one")

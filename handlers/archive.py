@@ -39,8 +39,9 @@ def version_of(digest: str) -> str:
 def build_archive(artifact_folder: Path, digest: str, target: Path) -> Path:
     """Write the archive of a model of any kind.
 
-    Its name in TorchServe is that of its kind, whose endpoint it answers. Beside the artefact it carries the source of `recsys` and `handlers`, so that the model is
-    served by the code it was deployed with, whatever is installed later.
+    Its name in TorchServe is that of its kind, whose endpoint it answers. Beside the artefact it
+    carries the source of `recsys` and `handlers`, so that the model is served by the code it was
+    deployed with, whatever is installed later.
 
     Parameters
     ----------

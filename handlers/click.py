@@ -46,7 +46,9 @@ class Click:
             "item": [item for _, item in shown],
             "position": [_text(self.position if r.position is None else r.position)
                          for r, _ in shown],
-        } | {name: [_text(r.context.get(name)) for r, _ in shown] for name in self.features}  # fmt: skip
+        }  # fmt: skip
+        for name in self.features:
+            columns[name] = [_text(r.context.get(name)) for r, _ in shown]
         with watch("model"):
             log = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
             chances = self.model.predict(log).tolist()

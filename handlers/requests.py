@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from handlers.parsing import Strict
 
 MOST_ITEMS = 1000
 
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 1.0 is a whole one too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 ItemId = Annotated[str, Field(description="an item id in quotes")]
 Count = Annotated[
-    int, Field(ge=1, le=MOST_ITEMS, description=f"a whole number from 1 to {MOST_ITEMS}: how many")
+    int,
+    Field(ge=1, le=MOST_ITEMS, description=f"a whole number from 1 to {MOST_ITEMS}: how many"),
+    BeforeValidator(_whole),
 ]
 Items = Annotated[
     tuple[ItemId, ...],
@@ -20,7 +28,10 @@ Items = Annotated[
 ]
 Price = Annotated[float, Field(ge=0, description="a number from 0 on: in the catalogue's currency")]
 Category = Annotated[str, Field(description="a category in quotes")]
-Value = Annotated[str | int | bool, Field(description="text, a whole number, true or false")]
+Value = Annotated[
+    str | Annotated[int, BeforeValidator(_whole)] | bool,
+    Field(description="text, a whole number, true or false"),
+]
 
 
 class Where(Strict):

@@ -64,7 +64,9 @@ class Service:
                     answers[place] = error
         for place, answer in zip(good, self._answer(list(good.values()), watch), strict=True):
             answers[place] = answer
-        return [self._written(answer, place, watch, context) for place, answer in enumerate(answers)]
+        return [
+            self._written(answer, place, watch, context) for place, answer in enumerate(answers)
+        ]
 
     def _answer(self, requests: list[Any], watch: Stopwatch) -> list[dict[str, Any] | Exception]:
         """An answer a request, or what kept it from being answered."""

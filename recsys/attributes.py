@@ -40,7 +40,7 @@ def attributes_of(catalogue: pl.DataFrame, items: Sequence[str]) -> pl.DataFrame
 
 def write_attributes(folder: Path, items: Sequence[str], attributes: pl.DataFrame) -> None:
     """Write the attributes into an artefact, with the ids that they belong to."""
-    rows = attributes.insert_column(0, pl.Series("item", items, dtype=pl.String))
+    rows = pl.DataFrame({"item": items}, schema={"item": pl.String}).hstack(attributes)
     write_atomically(folder / FILE, rows.write_parquet)
 
 

@@ -30,6 +30,7 @@ from model_store.signing import Keyring
 from model_store.store import Store
 from recsys.artifact import save_model
 from recsys.model import SequentialRecommender
+from recsys.rating import RatingModel, RatingRecipe, save_rating
 from recsys.recipe import Recipe
 
 ITEMS = [f"item-{number}" for number in range(30)]
@@ -180,6 +181,17 @@ def test_what_serves_already_is_left_alone(server: TorchServe, store: Store, fir
     assert (done.digest, done.changed) == (first, False)
     assert psutil.Process(server.process.pid).children() == before
     assert restore(store, client=server.client, folder=server.folder) == first
+
+
+@needs_java
+def test_a_model_of_another_kind_is_refused_by_name(
+    server: TorchServe, store: Store, first: str, tmp_path: Path
+) -> None:
+    rating = RatingModel(["u"], ["i"], RatingRecipe())
+    digest = store.put(save_rating(tmp_path / "rating", rating, {}), lineage={})
+    with pytest.raises(ServingError, match="is a rating model, and a deployment is of one that"):
+        deploy(store, digest, client=server.client, folder=server.folder)
+    assert served(server) == [(first, True, True)]
 
 
 @needs_java

@@ -58,7 +58,8 @@ def test_text_bytes_and_what_the_server_decoded_are_the_same(wrap) -> None:
         ),
         (
             b'{"history": [], "n": 1}',
-            "Unknown field 'n': the fields are history, k, exclude_seen, where, diversity, explain.",
+            "Unknown field 'n': the fields are history, k, exclude_seen, where, diversity, "
+            "explain.",
         ),
         (b'{"history": [], "where": 3}', "where must be an object with filters, not 3."),
         (
@@ -78,13 +79,20 @@ def test_text_bytes_and_what_the_server_decoded_are_the_same(wrap) -> None:
             "diversity must be a number from 0 to 1, not a number.",
         ),
         (b'{"item": 7}', "item must be an item id in quotes, not 7."),
-        (b'{"item": "a", "explain": true}', "Unknown field 'explain': the fields are item, k, where."),
+        (
+            b'{"item": "a", "explain": true}',
+            "Unknown field 'explain': the fields are item, k, where.",
+        ),
     ],
 )
 def test_bad_bodies_get_a_sentence(body, sentence: str) -> None:
     with pytest.raises(BadRequest) as error:
         parse(ItemsRequest, body)
     assert str(error.value) == sentence
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert parse(ItemsRequest, b'{"history": [], "k": 3.0}') == RecommendRequest(history=(), k=3)
 
 
 def test_a_request_with_an_item_and_no_history_asks_for_items_like_it() -> None:

@@ -201,7 +201,8 @@ def test_an_approximate_index_fills_the_answer_from_what_passes(
 
 def test_a_filter_on_what_is_not_known_is_refused(artifact: Path, tmp_path: Path) -> None:
     loaded = load_model(artifact)
-    save_model(tmp_path, loaded.model, loaded.recipe, loaded.items, {}, loaded.attributes[["price"]])
+    prices = loaded.attributes[["price"]]
+    save_model(tmp_path, loaded.model, loaded.recipe, loaded.items, {}, prices)
     some = Recommender(tmp_path)
     requests = [
         RecommendRequest(history=(), where=Where(in_stock=True)),

@@ -39,7 +39,9 @@ def test_a_catalogue_that_knows_nothing_gives_no_attributes() -> None:
 
 def test_attributes_of_other_items_are_refused(tmp_path: Path) -> None:
     assert read_attributes(tmp_path, ["a"]) is None
-    write_attributes(tmp_path, ["a", "b"], pl.DataFrame({"price": [1.0, None]}))
+    prices = pl.DataFrame({"price": [1.0, None]})
+    write_attributes(tmp_path, ["a", "b"], prices)
+    assert prices.columns == ["price"]
     assert read_attributes(tmp_path, ["a", "b"])["price"].to_list() == [1.0, None]
     for items in (["b", "a"], ["a"], ["a", "b", "c"]):
         with pytest.raises(RecsysError, match="tells of other items than"):
