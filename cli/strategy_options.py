@@ -9,7 +9,7 @@ import click
 # As federation.strategies.make and federation.selection have them; a test compares. Importing them
 # would make `--help` wait for NumPy.
 STRATEGIES = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "scaffold", "krum",
-              "multi-krum", "trimmed-mean")  # fmt: skip
+              "multi-krum", "trimmed-mean", "fedbuff")  # fmt: skip
 RULES = ("share", "size", "utility", "speed")
 
 OPTIONS = (
@@ -20,6 +20,9 @@ OPTIONS = (
                  help="Server's learning rate with fedadam and fedyogi, such as 0.01."),
     click.option("--server-momentum", type=click.FloatRange(0, 1, max_open=True), default=0.0,
                  help="Share of the last round's movement in the next with fedavgm, such as 0.6."),
+    click.option("--buffer", type=click.IntRange(0), default=0, metavar="K",
+                 help="With fedbuff: as soon as K updates are there, they make a new model; a round "
+                      "is one such model."),
     click.option("--wrong-sites", type=click.IntRange(0), default=0,
                  help="So many sites krum, multi-krum and trimmed-mean shall bear."),
     click.option("--by-row", is_flag=True,

@@ -8,6 +8,8 @@ Layout::
     initial/                artefact of the model that the run starts from
     checkpoint.safetensors  state after the last finished round: weights, strategy, records
     rounds.jsonl            one record a round, in order; grows while the run goes on
+    updates/                what the sites sent, if it is kept (federation.ledger)
+    arrivals/, versions/    of a buffered run (federation.asynchronous)
     artifact/               the result
     server.log              log of the ServerApp
 """
@@ -31,6 +33,7 @@ from federation.files import write_private
 from federation.updates import Delta, Weights
 
 Record = dict[str, Any]
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass
@@ -64,14 +67,14 @@ class Checkpoint:
         parts = {
             "weights": self.weights, "strategy": self.strategy, "residual": self.residual,
         }  # fmt: skip
-        _write(run, "checkpoint.safetensors", *pieces(flatten(parts), {"state": state}))
+        _write(run, CHECKPOINT, *pieces(flatten(parts), {"state": state}))
 
     @classmethod
-    def load(cls, run: Path) -> Checkpoint | None:
+    def load(cls, run: Path, name: str = CHECKPOINT) -> Checkpoint | None:
         """Read the checkpoint of a run; None if it has finished no round."""
         from safetensors import SafetensorError, safe_open
 
-        path = run / "checkpoint.safetensors"
+        path = run / name
         if not path.exists():
             return None
         try:

@@ -183,15 +183,16 @@ class Outgoing:
         Its round.
     messages : Messages or None
         Of the rounds so far; None to send the whole model always.
-    held : mapping of str to int
-        Round of the model that a site is known to hold.
+    held : dict of str to int
+        Round of the model that a site is known to hold. Changed: a site that is sent the whole
+        model, or has lost what it held, is taken out.
     """
 
     def __init__(
-        self, weights: Weights, number: int, messages: Messages | None, held: Mapping[str, int]
+        self, weights: Weights, number: int, messages: Messages | None, held: dict[str, int]
     ) -> None:
         self._weights, self._number, self._messages = weights, number, messages
-        self._held = dict(held) if messages else {}
+        self._held = held if messages else {}
         self._size = sum(array.nbytes for array in weights.values())
 
     @cached_property

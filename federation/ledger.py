@@ -8,7 +8,7 @@ folder under ``updates/``; as large as what the sites sent, once decoded.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from federation.errors import FederationError
@@ -21,6 +21,35 @@ PARTS = ("delta", "extra")
 
 def save_updates(run: Path, number: int, updates: Sequence[Update]) -> None:
     """Write the updates of a round; again with the same ones, the same bytes.
+
+    Raises
+    ------
+    FederationError
+        If the disk is full.
+    """
+    write_updates(_file(run, number), updates)
+
+
+def load_updates(run: Path, number: int) -> list[Update]:
+    """Read the updates of a round.
+
+    Raises
+    ------
+    FederationError
+        If the round is not in the ledger, or its file is damaged.
+    """
+    path = _file(run, number)
+    if not path.exists():
+        raise FederationError(
+            f"{run} keeps no updates of round {number}: run it with --keep-updates."
+        )
+    return read_updates(path)[0]
+
+
+def write_updates(
+    path: Path, updates: Sequence[Update], about: Mapping[str, str] | None = None
+) -> None:
+    """Write updates, and texts about them, into a file.
 
     Raises
     ------
@@ -43,10 +72,10 @@ def save_updates(run: Path, number: int, updates: Sequence[Update]) -> None:
         {"site": update.site} | {figure: getattr(update, figure) for figure in FIGURES}
         for update in ordered
     ]
-    path = _file(run, number)
+    texts = dict(about or {}) | {"updates": json.dumps(sites)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(path, save(arrays, metadata={"updates": json.dumps(sites)}))
+        write_private(path, save(arrays, metadata=texts))
     except OSError as error:
         raise FederationError(
             f"{path} cannot be written ({error.strerror}): make room and call again, to go on "
@@ -54,26 +83,22 @@ def save_updates(run: Path, number: int, updates: Sequence[Update]) -> None:
         ) from error
 
 
-def load_updates(run: Path, number: int) -> list[Update]:
-    """Read the updates of a round.
+def read_updates(path: Path) -> tuple[list[Update], dict[str, str]]:
+    """The updates in a file, and the texts about them.
 
     Raises
     ------
     FederationError
-        If the round is not in the ledger, or its file is damaged.
+        If it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = _file(run, number)
-    if not path.exists():
-        raise FederationError(
-            f"{run} keeps no updates of round {number}: run it with --keep-updates."
-        )
     try:
         with safe_open(path, framework="numpy") as stored:
-            figures = json.loads(stored.metadata()["updates"])
+            about = dict(stored.metadata())
+            figures = json.loads(about["updates"])
             arrays = {key: stored.get_tensor(key) for key in stored.keys()}
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise FederationError(f"{path} is damaged: {error}.") from error
     parts: list[dict[str, Delta]] = [{part: {} for part in PARTS} for _ in figures]
     for key, array in arrays.items():
@@ -83,7 +108,7 @@ def load_updates(run: Path, number: int) -> list[Update]:
         elif form == "index":
             values = arrays[f"{place}/{part}/{name}/values"]
             parts[int(place)][part][name] = Rows(array, values)
-    return [Update(**known, **of) for known, of in zip(figures, parts, strict=True)]
+    return [Update(**known, **of) for known, of in zip(figures, parts, strict=True)], about
 
 
 def rounds_kept(run: Path) -> Iterator[tuple[int, list[Update]]]:

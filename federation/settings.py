@@ -42,6 +42,9 @@ class RunSettings:
         Learning rate of FedAdam and FedYogi; 0 with others.
     server_momentum : float
         FedAvgM's share of the last round's movement in the next, below 1; 0 with others.
+    buffer : int
+        Updates that make a version of the model with FedBuff, which takes each for a round; 0 with
+        others.
     wrong_sites : int
         So many sites the robust strategies bear; 0 with others.
     by_row : bool
@@ -95,6 +98,7 @@ class RunSettings:
     proximal_mu: float = 0.0
     server_rate: float = 0.0
     server_momentum: float = 0.0
+    buffer: int = 0
     wrong_sites: int = 0
     by_row: bool = False
     personal: str = "none"
@@ -167,6 +171,23 @@ class RunSettings:
         _require(
             0 < self.secure_rows <= 1, "secure_rows", self.secure_rows, "use a number in (0, 1]"
         )
+        if self.strategy == "fedbuff":
+            _require(
+                self.buffer <= len(self.sites), "buffer", self.buffer,
+                f"{len(self.sites)} sites, each once a version, would never fill it",
+            )
+            _require(
+                self.fraction == 1, "fraction", self.fraction,
+                "fedbuff hands its model to every site that is idle; use 1",
+            )
+            _require(
+                self.selection == "share", "selection", self.selection,
+                "fedbuff hands its model to every site that is idle; use share",
+            )
+            _require(
+                self.secure == "none", "secure", self.secure,
+                "a secure sum is of sites that train one version, and fedbuff's train several",
+            )
         if self.secure != "none":
             _require(
                 self.strategy not in NEED_EACH, "strategy", self.strategy,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from federation.strategies.adaptive import FedAdam, FedAvgM, FedYogi
 from federation.strategies.averaging import FedAvg
+from federation.strategies.buffered import FedBuff
 from federation.strategies.robust import Krum, TrimmedMean
 from federation.strategies.scaffold import Scaffold
 from federation.updates import Update, Weights
@@ -38,6 +39,7 @@ STRATEGIES: dict[str, Callable[[RunSettings], Strategy]] = {
     "krum": lambda run: Krum(run.wrong_sites),
     "multi-krum": lambda run: Krum(run.wrong_sites, several=True),
     "trimmed-mean": lambda run: TrimmedMean(run.wrong_sites),
+    "fedbuff": lambda run: FedBuff(run.buffer),
 }
 """How to make each strategy of a run's settings."""
 
@@ -45,6 +47,7 @@ USED_BY = {
     "proximal_mu": ("fedprox",),
     "server_rate": ("fedadam", "fedyogi"),
     "server_momentum": ("fedavgm",),
+    "buffer": ("fedbuff",),
     "wrong_sites": ("krum", "multi-krum", "trimmed-mean"),
     "by_row": ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"),
 }

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message, MetricRecord
 
-from federation import exchange, files
+from federation import files, post
 from federation.checkpoint import Checkpoint, digest, read_records
 from federation.compression import Compression, encode
 from federation.errors import FederationError
@@ -300,7 +300,7 @@ class GridWithALostLink(LocalGrid):
 def test_a_lost_link_fails_no_site_and_the_work_resumes(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "MOST_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(post, "MOST_POLL_SECONDS", 0.001)
     start(settings_of(tmp_path / "whole", shop), LocalGrid(shop.data))
     grid = GridWithALostLink(shop.data, "south", absent=4)
     start(settings_of(tmp_path / "lost", shop), grid)

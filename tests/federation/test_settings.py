@@ -43,7 +43,7 @@ def test_a_run_configuration_carries_all_settings() -> None:
         (
             {"strategy": "fedsgd"},
             "strategy is 'fedsgd': use one of fedavg, fedprox, fedavgm, fedadam, fedyogi, scaffold, "
-            "krum, multi-krum, trimmed-mean.",
+            "krum, multi-krum, trimmed-mean, fedbuff.",
         ),
         ({"strategy": "fedprox"}, "proximal_mu is 0.0: fedprox needs one above 0."),
         ({"proximal_mu": 0.1}, "proximal_mu is 0.1: only fedprox uses it."),
@@ -55,6 +55,25 @@ def test_a_run_configuration_carries_all_settings() -> None:
         (
             {"strategy": "krum", "wrong_sites": 1, "by_row": True},
             "by_row is True: only fedavg, fedprox, fedavgm, fedadam, fedyogi use it.",
+        ),
+        ({"strategy": "fedbuff"}, "buffer is 0: fedbuff needs one above 0."),
+        ({"buffer": 2}, "buffer is 2: only fedbuff uses it."),
+        (
+            {"strategy": "fedbuff", "buffer": 2},
+            "buffer is 2: 1 sites, each once a version, would never fill it.",
+        ),
+        (
+            {"strategy": "fedbuff", "buffer": 1, "fraction": 0.5},
+            "fraction is 0.5: fedbuff hands its model to every site that is idle; use 1.",
+        ),
+        (
+            {"strategy": "fedbuff", "buffer": 1, "selection": "speed"},
+            "selection is 'speed': fedbuff hands its model to every site that is idle; use share.",
+        ),
+        (
+            {"strategy": "fedbuff", "buffer": 1, "secure": "masks"},
+            "secure is 'masks': a secure sum is of sites that train one version, and fedbuff's train "
+            "several.",
         ),
         ({"final_rate": 1.5}, "final_rate is 1.5: use one in [0, 1]."),
         ({"selection": "luck"}, "selection is 'luck': use one of share, size, utility, speed."),
