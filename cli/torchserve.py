@@ -18,8 +18,8 @@ LOGGING = """\
   <Appenders>
     <Console name="console">
       <PatternLayout pattern="%d{ISO8601} %-5p %c{1} %m%n"/>
-      <RegexFilter regex="(?s).*(\\[METRICS\\]|Backend received inference).*" onMatch="DENY"
-                   onMismatch="NEUTRAL"/>
+      <RegexFilter onMatch="DENY" onMismatch="NEUTRAL" regex="(?s).*(\\[METRICS\\]|Backend \
+received inference|Backend response time|Looping backend response|Sending response for job).*"/>
     </Console>
   </Appenders>
   <Loggers>
@@ -106,6 +106,8 @@ def torchserve_command(
         "default_response_timeout": 30,
         "unregister_model_timeout": 30,
         "number_of_gpu": 0,
+        # The handler says what is wrong with a body; TorchServe would log a traceback.
+        "decode_input_request": "false",
     }
     write_text(configuration, "".join(f"{key}={value}\n" for key, value in settings.items()))
     write_text(folder / "log4j2.xml", LOGGING)
@@ -137,8 +139,6 @@ def torchserve_command(
     ]
     environment = {
         "TS_CONFIG_FILE": str(configuration),
-        # The handler says what is wrong with a body; TorchServe would log a traceback.
-        "TS_DECODE_INPUT_REQUEST": "false",
         # Workers must import what their archive carries, not what our own path holds.
         "PYTHONPATH": "",
     }

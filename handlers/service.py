@@ -32,6 +32,8 @@ class Service:
 
     def initialize(self, context: Context) -> None:
         """Load the model from the unpacked archive."""
+        import torch
+
         from handlers.kinds import kind_in
         from handlers.openapi import openapi_document
         from handlers.stopwatch import Stopwatch
@@ -41,6 +43,11 @@ class Service:
         self.document = json.dumps(openapi_document()).encode()
         self.kind = kind_in(folder / "artifact")
         self.model = self.kind.open(folder / "artifact")
+        # The products of a few requests are too small to be shared out, and threads that wait for
+        # work by spinning take the cores from the server; loading had all of them.
+        torch.set_num_threads(1)
+        # TorchServe's worker logs a line for each batch, which the server reads and throws away.
+        logging.getLogger().addFilter(_worth_a_line)
         example = self.model.example()
         for size in WARM_UP:
             self._answer([example] * size, Stopwatch())
@@ -96,6 +103,10 @@ class Service:
             return b'{"error": "The model failed on this request; its log tells why."}'
         context.set_response_header(place, "Server-Timing", watch.header)
         return json.dumps(answer | {"model": self.digest}, allow_nan=False).encode()
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Backend received inference")
 
 
 def _asks_for_description(headers: dict[str, str]) -> bool:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -33,6 +34,15 @@ DIGEST = "sha256:" + "a" * 64
 NAMES = ("recommend", "click")
 
 
+@dataclass(frozen=True)
+class Served:
+    """Address of the inference API, the port of gRPC, and what the server prints to."""
+
+    url: str
+    grpc_port: int
+    log: Path
+
+
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -44,8 +54,8 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture(scope="module")
 def served(
     artifacts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, int]]:
-    """Address of the inference API, and the port of gRPC, once all models are ready."""
+) -> Iterator[Served]:
+    """TorchServe, once all models are ready."""
     folder = tmp_path_factory.mktemp("served")
     inference, management, rpc = free_ports(3)
     command, environment = torchserve_command(
@@ -75,16 +85,14 @@ def served(
                 timeout=120,
             )
             assert answer.status_code == 200, (answer.text, (folder / "log").read_text()[-3000:])
-        yield f"http://127.0.0.1:{inference}", rpc
+        yield Served(f"http://127.0.0.1:{inference}", rpc, folder / "log")
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_is_sent_the_answer_is_as_described(
-    served: tuple[str, int], name: str
-) -> None:
+def test_whatever_is_sent_the_answer_is_as_described(served: Served, name: str) -> None:
     schema = schemathesis.openapi.from_dict(openapi_document())
     operation = schema[f"/predictions/{name}"]["POST"]
 
@@ -105,7 +113,7 @@ def test_whatever_is_sent_the_answer_is_as_described(
         def conforms(case: schemathesis.Case) -> None:
             # A model knows its own features and items only, and refuses others with a sentence.
             case.call_and_validate(
-                base_url=served[0],
+                base_url=served.url,
                 session=session,
                 excluded_checks=[schemathesis.checks.positive_data_acceptance],
             )
@@ -115,9 +123,9 @@ def test_whatever_is_sent_the_answer_is_as_described(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_served_model_gives_the_document_and_tells_its_times(
-    served: tuple[str, int], name: str
+    served: Served, name: str
 ) -> None:
-    url = f"{served[0]}/predictions/{name}"
+    url = f"{served.url}/predictions/{name}"
     described = httpx.get(url, headers={"Accept": "application/openapi+json"})
     assert described.status_code == 200 and described.json() == openapi_document()
     bodies = {
@@ -130,12 +138,21 @@ def test_a_served_model_gives_the_document_and_tells_its_times(
 
 
 def test_an_item_that_nobody_knows_is_told_apart_from_a_model_that_is_not_there(
-    served: tuple[str, int],
+    served: Served,
 ) -> None:
-    answer = httpx.post(f"{served[0]}/predictions/recommend", json={"item": "x"})
+    answer = httpx.post(f"{served.url}/predictions/recommend", json={"item": "x"})
     assert answer.status_code == 422
     assert answer.json() == {"error": "The model does not know the item."}
-    assert httpx.post(f"{served[0]}/predictions/other", json={}).status_code == 404
+    assert httpx.post(f"{served.url}/predictions/other", json={}).status_code == 404
+
+
+def test_requests_leave_no_lines_in_the_log(served: Served) -> None:
+    url = f"{served.url}/predictions/recommend"
+    before = served.log.read_text()
+    headers = {"Content-Type": "application/json"}
+    for body in 10 * (b'{"history": []}', b"{"):
+        httpx.post(url, content=body, headers=headers)
+    assert served.log.read_text() == before
 
 
 def prediction_messages() -> tuple[type, type]:
@@ -172,11 +189,11 @@ def prediction_messages() -> tuple[type, type]:
     )
 
 
-def test_grpc_gives_the_same_answers(served: tuple[str, int]) -> None:
+def test_grpc_gives_the_same_answers(served: Served) -> None:
     request_type, response_type = prediction_messages()
     body = json.dumps({"history": ["item-1", "item-2"], "k": 3}).encode()
-    by_http = httpx.post(f"{served[0]}/predictions/recommend", content=body).json()
-    with grpc.insecure_channel(f"127.0.0.1:{served[1]}") as channel:
+    by_http = httpx.post(f"{served.url}/predictions/recommend", content=body).json()
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
         predict = channel.unary_unary(
             "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions",
             request_serializer=request_type.SerializeToString,
