@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cli.errors import ServingError
 from cli.serving_client import MODEL, ServedVersion, ServingClient
 from cli.torchserve import archives_of
+from model_store.channels import stack
+from model_store.errors import StoreError
 
 if TYPE_CHECKING:
     from model_store.store import Store
@@ -81,18 +84,47 @@ def deploy(
         store.move_channel(CHANNEL, digest, expected=promoted)
         report(5, 5, "it serves already")
         return Deployment(digest, digest, changed=promoted != digest)
+    loaded = _is_ready(client, digest)
     try:
-        _introduce(store, digest, client, folder, report)
+        introduce(store, digest, client=client, folder=folder, progress=report)
         report(3, 5, "switching to the new version")
         client.set_default(digest)
         store.move_channel(CHANNEL, digest, expected=promoted)
     except BaseException:
-        _withdraw(client, digest, current)
+        # A canary has users: it stays loaded.
+        _withdraw(client, None if loaded else digest, current)
         raise
-    report(4, 5, "retiring the old version")
-    _retire_others(client, digest, folder)
+    report(4, 5, "retiring old versions but the last one")
+    retire(client, folder, keep={digest, promoted, current.digest if current else None})
     report(5, 5, "done")
     return Deployment(digest, current.digest if current else None, changed=True)
+
+
+def roll_back(store: Store, *, client: ServingClient, folder: Path) -> Deployment:
+    """Put the model before the one in production into service again, and move the channel back.
+
+    A deployment leaves that model loaded, so that this is done at once; else it is loaded first.
+    What served last stays loaded until the next deployment.
+
+    Raises
+    ------
+    ServingError, StoreError
+        As `deploy`; there was no model before, among others.
+    """
+    models = stack(store.history(CHANNEL))
+    if len(models) < 2:
+        raise ServingError("No other model was in production before: there is none to go back to.")
+    before, promoted = models[-2:]
+    current = client.serving()
+    introduce(store, before, client=client, folder=folder)
+    client.set_default(before)
+    try:
+        store.rollback(CHANNEL, expected=promoted)
+    except BaseException:
+        if current is not None:
+            client.set_default(current.digest)
+        raise
+    return Deployment(before, promoted, changed=True)
 
 
 def restore(
@@ -100,9 +132,12 @@ def restore(
     *,
     client: ServingClient,
     folder: Path,
+    canary: str | None = None,
     progress: Progress | None = None,
 ) -> str | None:
     """Let TorchServe serve what the channel `production` says, as after its restart.
+
+    Beside it the model that a rollback would lead to is loaded, and the canary.
 
     Returns
     -------
@@ -112,31 +147,54 @@ def restore(
     Raises
     ------
     ServingError, StoreError
-        As `deploy`; the channel is never moved.
+        As `deploy`, of the model in production or the canary; the channel is never moved.
     """
     report = progress or (lambda done, total, text: None)
     digest = store.channels().get(CHANNEL)
+    if digest is None:
+        return None
     current = client.serving()
-    if digest is None or (current is not None and current.digest == digest and current.ready):
-        return digest
-    try:
-        _introduce(store, digest, client, folder, report)
-        client.set_default(digest)
-    except BaseException:
-        _withdraw(client, digest, current)
-        raise
-    _retire_others(client, digest, folder)
+    if current is None or current.digest != digest or not current.ready:
+        try:
+            introduce(store, digest, client=client, folder=folder, progress=report)
+            client.set_default(digest)
+        except BaseException:
+            _withdraw(client, digest, current)
+            raise
+    before = stack(store.history(CHANNEL))[-2:-1]
+    retire(client, folder, keep={digest, canary, *before})
+    if canary is not None:
+        introduce(store, canary, client=client, folder=folder, progress=report)
+    for model in before:
+        try:
+            introduce(store, model, client=client, folder=folder, progress=report)
+        except (ServingError, StoreError) as error:
+            report(5, 5, f"a rollback will have to load its model first: {error}")
     report(5, 5, "done")
     return digest
 
 
-def _introduce(
-    store: Store, digest: str, client: ServingClient, folder: Path, report: Progress
+def introduce(
+    store: Store,
+    digest: str,
+    *,
+    client: ServingClient,
+    folder: Path,
+    progress: Progress | None = None,
 ) -> None:
-    """Build, load and test a version; it answers only at its own address then."""
+    """Build, load and test a version, which answers only at its own address then.
+
+    One that is loaded already and answers is only tested. The parameters are those of `deploy`.
+    """
     from handlers.archive import build_archive, version_of
     from handlers.kinds import kind_in
 
+    report = progress or (lambda done, total, text: None)
+    name = f"{MODEL}-{version_of(digest)}.mar"
+    archive = archives_of(folder) / name
+    if archive.exists() and _is_ready(client, digest):
+        _smoke_test(client, digest, _items(archive))
+        return
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-") as private:
         report(0, 5, "fetching the model and building its archive")
         artifact = store.get(digest, Path(private) / "artifact")
@@ -145,8 +203,7 @@ def _introduce(
                 f"Model {digest} is a {kind} model, and a deployment is of one that recommends: "
                 f"give one that hybrid train made without --task; {UNTOUCHED}"
             )
-        name = f"{MODEL}-{version_of(digest)}.mar"
-        build_archive(artifact, digest, archives_of(folder) / name)
+        build_archive(artifact, digest, archive)
         report(1, 5, "loading the new version beside the old one")
         # A deployment that was killed may have left it half loaded.
         client.unregister(digest)
@@ -158,7 +215,17 @@ def _introduce(
                 f"{UNTOUCHED}"
             ) from None
         report(2, 5, "testing the new version")
-        _smoke_test(client, digest, json.loads((artifact / "items.json").read_text()))
+        _smoke_test(client, digest, _items(archive))
+
+
+def _is_ready(client: ServingClient, digest: str) -> bool:
+    return any(version.digest == digest and version.ready for version in client.versions())
+
+
+def _items(archive: Path) -> list[str]:
+    """The vocabulary of an archived model."""
+    with zipfile.ZipFile(archive) as content:
+        return json.loads(content.read("artifact/items.json"))
 
 
 def _smoke_test(client: ServingClient, digest: str, items: list[str]) -> None:
@@ -193,22 +260,23 @@ def _problem(
     return None
 
 
-def _withdraw(client: ServingClient, digest: str, current: ServedVersion | None) -> None:
+def _withdraw(client: ServingClient, digest: str | None, current: ServedVersion | None) -> None:
     """Undo a deployment as far as TorchServe answers; the first failure is the one to tell."""
     try:
         if current is not None and current.digest != digest:
             client.set_default(current.digest)
-        client.unregister(digest)
+        if digest is not None:
+            client.unregister(digest)
     except ServingError:
         pass
 
 
-def _retire_others(client: ServingClient, digest: str, folder: Path) -> None:
-    """Remove all versions but one, what earlier crashes left included, and their archives."""
+def retire(client: ServingClient, folder: Path, *, keep: set[str | None]) -> None:
+    """Remove all versions but some, what earlier crashes left included, and their archives."""
     for version in client.versions():
-        if version.digest != digest:
+        if version.digest not in keep:
             client.unregister(version.digest)
-    keep = f"{MODEL}-{digest.removeprefix('sha256:')}.mar"
+    names = {f"{MODEL}-{digest.removeprefix('sha256:')}.mar" for digest in keep if digest}
     for archive in archives_of(folder).glob(f"{MODEL}-*.mar"):
-        if archive.name != keep:
+        if archive.name not in names:
             archive.unlink()

@@ -11,8 +11,8 @@ from cli.application import PROJECT
 from cli.environment import Environment, engine_root
 from cli.errors import ServingError
 from cli.findings import Finding
-from cli.fleet_proxy import proxy_program
 from cli.gpu_health import gpu_findings
+from cli.nginx import nginx_program
 from cli.torchserve import find_java
 
 
@@ -92,9 +92,12 @@ def _space(environment: Environment) -> Finding:
 
 def _proxy() -> Finding:
     """Not needed to work, so that its absence is no failure."""
-    program = proxy_program()
-    lack = "not installed: sites reach the whole SuperLink (sudo apt-get install nginx-light)"
-    return Finding("Proxy for sites", True, program or lack, "")
+    program = nginx_program()
+    lack = (
+        "not installed: sites reach the whole SuperLink and users all of TorchServe, and there is "
+        "no canary (sudo apt-get install nginx-light)"
+    )
+    return Finding("Proxy", True, program or lack, "")
 
 
 def _first_line(command: list[str]) -> str | None:

@@ -10,12 +10,14 @@ import urllib.request
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from cli import serving_proxy, trials
 from cli.enrolment import note_enrolment
 from cli.environment import Environment
-from cli.fleet_proxy import proxy_command, proxy_program
+from cli.fleet_proxy import proxy_command
 from cli.kubernetes import kubernetes_parts
+from cli.nginx import nginx_program
 from cli.processes import Part, Supervisor
-from cli.production import serving_client
+from cli.production import serving_client, torchserve_folder
 from cli.torchserve import torchserve_command
 from federation import credentials, deployment
 
@@ -77,18 +79,22 @@ class LocalServers:
         superexec, superexec_environment = deployment.server_superexec_command(
             self._flower, port=ports.superlink
         )
+        limits = self.environment.settings.limits
         torchserve, torchserve_environment = torchserve_command(
-            self.environment.folder / "torchserve",
+            torchserve_folder(self.environment),
             inference_port=ports.torchserve.inference,
             management_port=ports.torchserve.management,
             grpc_port=ports.torchserve.grpc,
+            request_bytes=limits.request_bytes,
+            worker_memory_mb=limits.worker_memory_mb,
         )
         torchserve_client = serving_client(self.environment)
         return [
             Part(
                 "torchserve",
                 torchserve,
-                {f"ports.torchserve.{k}": v for k, v in ports.torchserve.model_dump().items()},
+                {f"ports.torchserve.{k}": v
+                 for k, v in ports.torchserve.model_dump(exclude={"public"}).items()},
                 torchserve_client.ready,
                 torchserve_environment,
             ),
@@ -100,12 +106,13 @@ class LocalServers:
                 superlink_environment,
             ),
             Part("serverapps", superexec, {}, _at_once, superexec_environment),
-            *self._proxy(),
+            *self._proxies(),
         ]
 
-    def _proxy(self) -> list[Part]:
-        """The proxy through which sites reach the SuperLink, where this machine has nginx."""
-        program = proxy_program()
+    def _proxies(self) -> list[Part]:
+        """Where this machine has nginx: what sites reach the SuperLink through, and users
+        TorchServe."""
+        program = nginx_program()
         if program is None:
             return []
         port = self.environment.settings.ports.fleet
@@ -117,7 +124,22 @@ class LocalServers:
             port=port,
             superlink=self.environment.settings.ports.superlink,
         )
-        return [Part(PROXY, command, {"ports.fleet": port}, lambda: _listens(port), {})]
+        public = self.environment.settings.ports.torchserve.public
+        trial = trials.current(self.environment)
+        second = trials.second_version(self.environment, trial)
+        serving = serving_proxy.serving_proxy_command(
+            program, self.environment, serving_proxy.serving_proxy(self.environment, second)
+        )
+        return [
+            Part(PROXY, command, {"ports.fleet": port}, lambda: _listens(port), {}),
+            Part(
+                serving_proxy.PART,
+                serving,
+                {"ports.torchserve.public": public},
+                lambda: serving_proxy.loaded(self.environment) is not None,
+                {},
+            ),
+        ]
 
     @cached_property
     def site_nodes(self) -> list[Part]:
@@ -129,7 +151,7 @@ class LocalServers:
         credentials.issue(deployment.credentials_folder(self._flower), self._sites)
         # Of all sites: the removal of one must not restart the others.
         threads = max(1, (os.cpu_count() or 1) // len(settings.sites))
-        proxied = proxy_program() is not None
+        proxied = nginx_program() is not None
         parts = []
         for site in self._sites:
             port, gateway_port = settings.supernode_ports()[site], settings.gateway_ports()[site]

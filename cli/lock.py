@@ -19,6 +19,10 @@ from cli.errors import CommandError
 from cli.files import write_text
 
 
+class InUse(CommandError):
+    """Another command holds the environment."""
+
+
 @contextmanager
 def environment_lock(folder: Path, command: str) -> Iterator[None]:
     """Hold the environment's lock; the kernel frees it when this process ends, however it ends.
@@ -27,7 +31,7 @@ def environment_lock(folder: Path, command: str) -> Iterator[None]:
 
     Raises
     ------
-    CommandError
+    InUse
         Another command holds it: the sentence says which, where, since when and by whom.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,7 @@ def environment_lock(folder: Path, command: str) -> Iterator[None]:
             finally:
                 note.unlink(missing_ok=True)
     except Timeout:
-        raise CommandError(
+        raise InUse(
             f"Environment {folder.name} is in use{_told(_read(note))}: wait for it to end."
         ) from None
 
@@ -59,7 +63,7 @@ def _settle_with_earlier(note: Path, environment: str) -> None:
     if not owner:
         return
     if owner["host"] != socket.gethostname():
-        raise CommandError(
+        raise InUse(
             f"Environment {environment} is in use{_told(owner)}. If that host is gone, delete {note}."
         )
     click.echo(f"The lock of {environment} is broken: its owner is dead{_told(owner)}.", err=True)

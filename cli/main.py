@@ -20,6 +20,7 @@ COMMANDS = {
     "site": "Enrol sites, cut them off, read the audit log.",
     "accelerate": "Prune, quantise and export a stored model; store the result.",
     "deploy": "Serve a stored model through TorchServe.",
+    "experiment": "Show what a canary found; record clicks.",
     "recommend": "Ask the served model for a user's next items.",
     "explain": "Tell which past events caused a recommendation.",
     "offpolicy": "Estimate a new policy's click rate from a log.",

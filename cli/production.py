@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cli import deployment
+from cli import deployment, trials
 from cli.application import Progress
+from cli.deployment import Deployment
 from cli.environment import Environment
 from cli.errors import CommandError, ServingError
 from cli.learning import environment_store, lineage_of, load_data
+from cli.nginx import nginx_program
 from cli.serving_client import MODEL, ServingClient
 
 
@@ -34,7 +37,7 @@ class Recommendation:
 
 
 def serving_client(environment: Environment) -> ServingClient:
-    """Client of the environment's TorchServe."""
+    """Client of the environment's TorchServe itself."""
     environment.require_local("Serving")
     ports = environment.settings.ports.torchserve
     return ServingClient(
@@ -42,33 +45,59 @@ def serving_client(environment: Environment) -> ServingClient:
     )
 
 
+def public_client(environment: Environment) -> ServingClient:
+    """The same as a user has it: through the proxy, where this machine has nginx."""
+    client, ports = serving_client(environment), environment.settings.ports.torchserve
+    if nginx_program() is None:
+        return client
+    return ServingClient(client.management_url, f"http://127.0.0.1:{ports.public}")
+
+
+def torchserve_folder(environment: Environment) -> Path:
+    """Folder of TorchServe's configuration and archives."""
+    return environment.folder / "torchserve"
+
+
 def deploy(environment: Environment, reference: str, progress: Progress) -> Deployed:
-    """Serve a stored model and move `production` to it; see `cli.deployment.deploy`."""
-    client = serving_client(environment)
-    done = deployment.deploy(
-        environment_store(environment),
-        reference,
-        client=client,
-        folder=environment.folder / "torchserve",
-        progress=progress,
+    """Serve a stored model and move `production` to it; see `cli.deployment.deploy`.
+
+    Refused while a trial is on.
+    """
+    trials.require_none(environment)
+    return deployed(
+        environment,
+        deployment.deploy(
+            environment_store(environment),
+            reference,
+            client=serving_client(environment),
+            folder=torchserve_folder(environment),
+            progress=progress,
+        ),
     )
+
+
+def roll_back(environment: Environment) -> Deployed:
+    """Serve the model before again; see `cli.deployment.roll_back`.
+
+    Refused while a trial is on.
+    """
+    trials.require_none(environment)
+    return deployed(
+        environment,
+        deployment.roll_back(
+            environment_store(environment),
+            client=serving_client(environment),
+            folder=torchserve_folder(environment),
+        ),
+    )
+
+
+def deployed(environment: Environment, done: Deployment) -> Deployed:
+    """Note in the audit log what a deployment changed, and say where the model answers."""
     if done.changed:
         environment.audit_log().append("promoted", model=done.digest, before=done.previous)
-    address = f"{client.inference_url}/predictions/{MODEL}"
+    address = f"{public_client(environment).inference_url}/predictions/{MODEL}"
     return Deployed(done.digest, done.previous, done.changed, address)
-
-
-def restore(environment: Environment, progress: Progress) -> str | None:
-    """Let a TorchServe that was started anew serve production again; its digest if it had to."""
-    client = serving_client(environment)
-    before = client.serving()
-    digest = deployment.restore(
-        environment_store(environment),
-        client=client,
-        folder=environment.folder / "torchserve",
-        progress=progress,
-    )
-    return digest if before is None or before.digest != digest else None
 
 
 def served_digest(environment: Environment) -> str | None:
@@ -104,7 +133,7 @@ def recommend(environment: Environment, user: str | None, k: int) -> Recommendat
     interactions = load_data(environment, source["address"])
     user = interactions.users[0] if user is None else user
     history = interactions.history(user)
-    answer = serving_client(environment).recommend(history, k)
+    answer = public_client(environment).recommend(history, k, user=user)
     texts = dict(zip(interactions.items, interactions.item_text or []))
     items = [row | {"text": texts.get(row["item"], "")} for row in answer["items"]]
     return Recommendation(user, history, items, answer["model"])

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from cli.application import Progress
+from cli.canary import mend
 from cli.changes import LayerResult
 from cli.engine import Engine
 from cli.environment import Environment
@@ -18,7 +19,6 @@ from cli.local import LocalServers
 from cli.planning import require_policies
 from cli.preflight import require_account, require_instance_types
 from cli.processes import Supervisor
-from cli.production import restore
 from cli.state import resource_counts
 from cli.teardown import Teardown
 from infra.policy.review import Finding
@@ -84,7 +84,7 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
     supervisor.wait(servers.services)
     started += servers.start_sites(supervisor)
     supervisor.wait(servers.all)
-    restored = restore(environment, progress)
+    restored = mend(environment, progress)
     return Provisioned(layers, started, restored, time.monotonic() - start, findings)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from cli.errors import ServingError
 
@@ -92,6 +93,7 @@ class ServingClient:
         *,
         exclude_seen: bool = True,
         digest: str | None = None,
+        user: str | None = None,
     ) -> dict[str, Any]:
         """Ask for `k` items to a history.
 
@@ -101,6 +103,8 @@ class ServingClient:
             Item ids, oldest first.
         digest
             The version to ask; by default the one in service.
+        user
+            Who asks, by whom the proxy divides between two versions.
 
         Returns
         -------
@@ -115,8 +119,9 @@ class ServingClient:
         version = f"/{digest.removeprefix('sha256:')}" if digest else ""
         url = f"{self.inference_url}/predictions/{MODEL}{version}"
         body = {"history": history, "k": k, "exclude_seen": exclude_seen}
+        headers = {"X-User": quote(user)} if user else {}
         # Asking twice does no harm; 503 is a worker that is just being replaced.
-        answer = self._send("POST", url, json=body, retry_statuses=(503,))
+        answer = self._send("POST", url, json=body, headers=headers, retry_statuses=(503,))
         if answer.status_code == 404:
             raise ServingError("No model is served yet: run `hybrid deploy`.")
         return self._expect(answer, "recommend")

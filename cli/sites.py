@@ -10,8 +10,8 @@ from filelock import FileLock
 
 from cli.enrolment import ADDED, REMOVED, ROTATED, note_enrolment
 from cli.environment import Environment
-from cli.fleet_proxy import reload_proxy
 from cli.local import PROXY, LocalServers
+from cli.nginx import reload_nginx
 from cli.processes import Supervisor
 from federation.enrolment import Enrolled, add_site, list_sites, remove_site, rotate_site
 from federation.site_package import write_package
@@ -111,7 +111,7 @@ def _reload(environment: Environment) -> None:
     states = Supervisor(environment.folder).states()
     for state in states:
         if state.name == PROXY and state.state == "RUNNING":
-            reload_proxy(state.pid)
+            reload_nginx(state.pid, PROXY)
 
 
 @contextmanager

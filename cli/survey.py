@@ -11,17 +11,19 @@ from cli.state import resource_counts
 
 
 def survey(environment: Environment) -> dict[str, Any]:
-    """Layers with their resources, local servers, model channels, and the digest that serves."""
-    with ThreadPoolExecutor(3) as pool:
+    """Layers with their resources, local servers, model channels, the digest that serves, a trial."""
+    with ThreadPoolExecutor(4) as pool:
         counts = pool.submit(resource_counts, environment)
         channels = pool.submit(_channels, environment)
         serving = pool.submit(_serving, environment)
+        trial = pool.submit(_trial, environment)
         servers = _servers(environment)
         return {
             "layers": {layer: counts.result().get(layer, 0) for layer in LAYERS},
             "servers": servers,
             "channels": channels.result(),
             "serving": serving.result(),
+            "trial": trial.result(),
         }
 
 
@@ -31,6 +33,7 @@ def _servers(environment: Environment) -> list[dict[str, Any]]:
     from cli.processes import Supervisor
 
     ports = environment.settings.ports.model_dump()
+    ports["serving"] = ports["torchserve"]["public"]
     ports["torchserve"] = ports["torchserve"]["inference"]
     return [
         {
@@ -48,6 +51,18 @@ def _channels(environment: Environment) -> dict[str, str]:
     from model_store.store import Store
 
     return Store(objects_at(environment, environment.model_store_address)).channels()
+
+
+def _trial(environment: Environment) -> dict[str, Any] | None:
+    if not environment.is_local:
+        return None
+    from cli import trials
+
+    if trials.current(environment) is None:
+        return None
+    from cli.canary import state
+
+    return state(environment)
 
 
 def _serving(environment: Environment) -> str | None:

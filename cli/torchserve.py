@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import sys
 from importlib.util import find_spec
@@ -54,7 +55,13 @@ def find_java() -> str:
 
 
 def torchserve_command(
-    folder: Path, *, inference_port: int, management_port: int, grpc_port: int = 0
+    folder: Path,
+    *,
+    inference_port: int,
+    management_port: int,
+    grpc_port: int = 0,
+    request_bytes: int = 1_000_000,
+    worker_memory_mb: int = 4096,
 ) -> tuple[list[str], dict[str, str]]:
     """Prepare TorchServe and say how to run it in the foreground.
 
@@ -69,6 +76,11 @@ def torchserve_command(
     inference_port, management_port, grpc_port
         TCP ports on 127.0.0.1; gRPC is for inference, by default on a port that the system
         chooses. TorchServe binds one of management by gRPC as well, which nobody is told of.
+    request_bytes
+        The largest body that is taken.
+    worker_memory_mb
+        What a worker may write to. One that asks for more gets a MemoryError and its client a 507;
+        the JVM has its own bound.
 
     Returns
     -------
@@ -102,7 +114,7 @@ def torchserve_command(
         "default_workers_per_model": 1,
         "number_of_netty_threads": 2,
         "job_queue_size": 1000,
-        "max_request_size": 1_000_000,
+        "max_request_size": request_bytes,
         "default_response_timeout": 30,
         "unregister_model_timeout": 30,
         "number_of_gpu": 0,
@@ -128,7 +140,7 @@ def torchserve_command(
         f"{package / 'frontend'}/*",
         "org.pytorch.serve.ModelServer",
         "--python",
-        sys.executable,
+        str(_worker_program(folder, worker_memory_mb)),
         "--ts-config-file",
         str(configuration),
         "--model-store",
@@ -143,6 +155,15 @@ def torchserve_command(
         "PYTHONPATH": "",
     }
     return command, environment
+
+
+def _worker_program(folder: Path, memory_mb: int) -> Path:
+    """Python with a bound on its memory. What it maps to read, such as libraries, does not count:
+    RLIMIT_AS would, and torch alone maps several gigabytes."""
+    program = folder / "worker-python"
+    bounded = f'ulimit -d {memory_mb * 1024} && exec {shlex.quote(sys.executable)} "$@"'
+    write_text(program, f"#!/bin/sh\n{bounded}\n", mode=0o755)
+    return program
 
 
 def archives_of(folder: Path) -> Path:

@@ -70,11 +70,12 @@ class Azure(_Section):
 
 
 class TorchServePorts(_Section):
-    """Ports of TorchServe on this machine."""
+    """Ports of TorchServe on this machine; `public` is the proxy's, where clients ask."""
 
     inference: Port
     management: Port
     grpc: Port
+    public: Port
 
 
 class Ports(_Section):
@@ -235,6 +236,20 @@ class ServingSettings(_Section):
     memory: Quantity = "2Gi"
 
 
+class LimitSettings(_Section):
+    """What a client may ask of the service on this machine, and the memory of a worker.
+
+    `client_header` tells clients apart, where something in front has checked it; without it their
+    addresses do.
+    """
+
+    requests_per_second: Annotated[int, Field(ge=1)] = 1000
+    burst: Annotated[int, Field(ge=0)] = 200
+    request_bytes: Annotated[int, Field(ge=1024)] = 1_000_000
+    client_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,60}$")] | None = None
+    worker_memory_mb: Annotated[int, Field(ge=512)] = 4096
+
+
 class FederationSettings(_Section):
     """The Flower SuperLink on Kubernetes: its port there and the size of its state's volume."""
 
@@ -375,6 +390,7 @@ class Settings(_Section):
     gpu_pool: GpuPoolSettings
     object_stores: ObjectStoreSettings = ObjectStoreSettings()
     serving: ServingSettings
+    limits: LimitSettings = LimitSettings()
     federation: FederationSettings
     training: TrainingSettings | None = None
     trainer: Annotated[TrainerSettings, Field(discriminator="kind")] | None = None

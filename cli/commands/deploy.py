@@ -8,28 +8,127 @@ from cli.application import Application
 from cli.options import environment_option, json_option
 
 
+class Share(click.ParamType):
+    """Per cent of the users, such as 10%."""
+
+    name = "share"
+
+    def convert(self, value, param, ctx):
+        try:
+            share = round(float(str(value).strip().removesuffix("%")), 2)
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 100:
+            self.fail(f"{value!r} is no share above 0 % and up to 100 %, such as 10%.", param, ctx)
+        return share
+
+
 @click.command()
-@click.argument("model", default="candidate")
+@click.argument("model", required=False)
+@click.option("--canary", type=Share(), metavar="SHARE",
+              help="Only for this share of the users at first, such as 10%.")  # fmt: skip
+@click.option("--shadow", is_flag=True,
+              help="Only copies of requests go to it; its answers are dropped.")  # fmt: skip
+@click.option("--watch", is_flag=True, help="Go on watching the trial that is on.")
+@click.option("--detach", is_flag=True, help="Begin a trial and do not watch it.")
+@click.option("--promote", is_flag=True, help="Put the model on trial into production.")
+@click.option("--abort", is_flag=True, help="Take the model on trial back.")
+@click.option("--rollback", is_flag=True, help="Put the model before into production again.")
+@click.option("--margin", type=click.FloatRange(0.01, 50), default=1.0, show_default=True,
+              help="Percentage points by which a rate may be worse.")  # fmt: skip
+@click.option("--slow-after", type=click.FloatRange(0, min_open=True), default=0.1,
+              show_default=True, help="Seconds after which an answer is slow.")  # fmt: skip
+@click.option("--click-window", type=click.FloatRange(0, min_open=True), default=300.0,
+              show_default=True, help="Seconds within which a click counts.")  # fmt: skip
 @environment_option
 @json_option
 @click.pass_obj
-def deploy(app: Application, model: str, environment: str, as_json: bool) -> None:
+def deploy(
+    app: Application,
+    model: str | None,
+    canary: float | None,
+    shadow: bool,
+    watch: bool,
+    detach: bool,
+    promote: bool,
+    abort: bool,
+    rollback: bool,
+    margin: float,
+    slow_after: float,
+    click_window: float,
+    environment: str,
+    as_json: bool,
+) -> None:
     """Serve MODEL (default: candidate) through TorchServe and make it `production`.
 
     MODEL is a channel, a digest or its first digits. The version that serves now goes on serving
-    until the new one has passed its smoke test.
+    until the new one has passed its smoke test, and stays loaded for --rollback.
+
+    With --canary the new version answers a share of the users, always the same ones, while errors,
+    slow answers and clicks of both versions are compared until it is shown no worse, and promoted,
+    or worse, and taken back. Ctrl-C leaves it at its share; the same command watches on.
     """
     from dataclasses import asdict
 
-    from cli import production
+    from cli import canary as trial_of
+    from cli import production, trials
     from cli.lock import environment_lock
 
+    chosen = [name for name, given in {
+        "--canary": canary is not None, "--shadow": shadow, "--watch": watch,
+        "--promote": promote, "--abort": abort, "--rollback": rollback,
+    }.items() if given]  # fmt: skip
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} exclude each other.")
+    if model and chosen and chosen[0] not in ("--canary", "--shadow"):
+        raise click.UsageError(f"{chosen[0]} takes no MODEL: it knows which one.")
     target = app.environment(environment)
+    if watch:
+        _watch(app, target, trials.find(target, None), as_json)
+        return
     with environment_lock(target.folder, "hybrid deploy"), app.progress("deploy") as progress:
-        deployed = production.deploy(target, model, progress)
-    if as_json:
-        app.show_json(asdict(deployed))
-    elif deployed.changed:
-        click.echo(f"Model {deployed.digest} is in production at {deployed.address}.")
+        if canary is not None or shadow:
+            rules = trials.Rules(margin / 100, slow_after, click_window)
+            trial = trial_of.start(target, model or "candidate", canary, rules, progress)
+        elif abort:
+            trial = trial_of.abort(target, progress)
+        elif promote:
+            deployed = trial_of.promote(target, progress)
+        elif rollback:
+            deployed = production.roll_back(target)
+        else:
+            deployed = production.deploy(target, model or "candidate", progress)
+    if canary is not None or shadow:
+        click.echo(f"Model {trial.model} is on trial with {trial.sharing}.", err=as_json)
+        if not detach:
+            _watch(app, target, trial, as_json)
+        elif as_json:
+            app.show_json(asdict(trial))
+        else:
+            app.say("hybrid deploy --watch decides it, --promote or --abort at once.")
+    elif abort:
+        _tell(app, as_json, None, f"Model {trial.model} was taken back; no user is sent to it.")
     else:
-        click.echo(f"Nothing to deploy: model {deployed.digest} is in production already.")
+        _tell(app, as_json, deployed, _sentence(deployed))
+
+
+def _watch(app: Application, target, trial, as_json: bool) -> None:
+    from cli.experiment import watch
+
+    deployed = watch(target, trial, app.say)
+    _tell(app, as_json, deployed, _sentence(deployed) if deployed else "Production is as before.")
+
+
+def _sentence(deployed) -> str:
+    if deployed.changed:
+        return f"Model {deployed.digest} is in production at {deployed.address}."
+    return f"Nothing to deploy: model {deployed.digest} is in production already."
+
+
+def _tell(app: Application, as_json: bool, deployed, sentence: str) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        app.show_json(asdict(deployed) if deployed else {"changed": False})
+    else:
+        click.echo(sentence)

@@ -32,3 +32,8 @@ def status(app: Application, environment: str, as_json: bool) -> None:
     if found["channels"]:
         app.show_table(["channel", "model"], list(found["channels"].items()))
     click.echo(f"Serving: {found['serving'] or 'nothing'}")
+    if found["trial"]:
+        trial = found["trial"]
+        share = "copies of all requests" if trial["share"] is None else f"{trial['share']:g} %"
+        problem = f", but {trial['problem']}: hybrid up" if trial["problem"] else ""
+        click.echo(f"On trial: {trial['model']} with {share}{problem}")

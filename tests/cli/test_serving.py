@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from cli.deployment import deploy, restore
 from cli.errors import ServingError
 from cli.serving_client import ServingClient
 from cli.torchserve import archives_of, find_java, torchserve_command
+from model_store.channels import stack
 from model_store.errors import StoreError
 from model_store.factory import open_store
 from model_store.manifest import sha256_of
@@ -175,6 +178,26 @@ def test_bad_requests_get_a_sentence_and_the_worker_stays(server: TorchServe, fi
 
 
 @needs_java
+@pytest.mark.parametrize("path", ["../../../evil", "artifact/../../evil"])
+def test_an_archive_that_leads_out_of_its_folder_is_refused(
+    server: TorchServe, first: str, path: str
+) -> None:
+    archives = archives_of(server.folder)
+    wrong = archives / "wrong.mar"
+    with zipfile.ZipFile(wrong, "w") as target:
+        with zipfile.ZipFile(archives / f"recommend-{first[7:]}.mar") as source:
+            for name in source.namelist():
+                target.writestr(name, source.read(name).replace(first[7:].encode(), b"0" * 64))
+        target.writestr(path, "evil")
+    with pytest.raises(ServingError, match="refuses to load wrong.mar"):
+        server.client.register(wrong.name)
+    wrong.unlink()
+    assert served(server) == [(first, True, True)]
+    unpacked = Path(tempfile.gettempdir()) / f"hybrid-{os.getuid()}"
+    assert not list(unpacked.rglob("evil")) and not list(server.folder.rglob("evil"))
+
+
+@needs_java
 def test_what_serves_already_is_left_alone(server: TorchServe, store: Store, first: str) -> None:
     before = psutil.Process(server.process.pid).children()
     done = deploy(store, "production", client=server.client, folder=server.folder)
@@ -304,11 +327,12 @@ def test_a_new_version_takes_over_without_a_failed_request(
     assert (outcome.digest, outcome.previous) == (second, first)
     assert {status for status, _ in answers} == {200}
     assert {model for _, model in answers} <= {first, second}
-    assert served(server) == [(second, True, True)]
+    # The one before stays loaded for a rollback, and only that one.
+    assert set(served(server)) == {(second, True, True), (first, False, True)}
     assert store.channels()["production"] == second
-    assert [path.name for path in archives_of(server.folder).iterdir()] == [
-        f"recommend-{second[7:]}.mar"
-    ]
+    assert {path.name for path in archives_of(server.folder).iterdir()} == {
+        f"recommend-{digest[7:]}.mar" for digest in (first, second)
+    }
 
 
 @needs_java
@@ -325,8 +349,9 @@ def test_after_a_crash_the_model_in_production_is_restored(
     server.start()
     assert server.client.versions() == []
     production = store.resolve("production")
+    before = stack(store.history("production"))[-2]
     assert restore(store, client=server.client, folder=server.folder) == production
-    assert served(server) == [(production, True, True)]
+    assert set(served(server)) == {(production, True, True), (before, False, True)}
     assert server.client.recommend(["item-1"])["model"] == production
 
 

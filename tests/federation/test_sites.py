@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.fleet_proxy import proxy_command, proxy_program, reload_proxy
+from cli.fleet_proxy import proxy_command
+from cli.nginx import nginx_program, reload_nginx
 from federation import credentials, deployment
 from federation.credentials import Credentials, SiteCredentials, issue, locate
 from federation.enrolment import (
@@ -33,7 +34,7 @@ from federation.site import site_commands
 from federation.site_package import write_package
 from tests.federation.servers import Servers, free_port, until
 
-pytestmark = pytest.mark.skipif(proxy_program() is None, reason="nginx is not installed")
+pytestmark = pytest.mark.skipif(nginx_program() is None, reason="nginx is not installed")
 
 FLEET = "/v1/fleet/pull-messages"
 CONTROL = "/v1/control/list-nodes"
@@ -54,7 +55,7 @@ class Federation(Servers):
         return locate(deployment.credentials_folder(self.folder), sites)
 
     def reload(self) -> None:
-        reload_proxy(self.processes["proxy"].pid)
+        reload_nginx(self.processes["proxy"].pid, "fleet")
 
     def connect(self, site: str | SiteCredentials | None) -> http.client.HTTPSConnection:
         """A connection to the proxy with a site's certificate, or with none."""
@@ -93,7 +94,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         issue(deployment.credentials_folder(up.folder), [])
         up.start("superlink", deployment.superlink_command(up.folder, port=up.port))
         command = proxy_command(
-            proxy_program(), up.folder / "proxy", up.files(),
+            nginx_program(), up.folder / "proxy", up.files(),
             host="127.0.0.1", port=up.proxy_port, superlink=up.port,
         )  # fmt: skip
         up.start("proxy", (command, {}))

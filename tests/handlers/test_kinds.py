@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +22,22 @@ from recsys.click import load_click
 from recsys.rating import load_rating
 
 NAMES = [kind.name for kind in KINDS]
+# Notes each class that a pickle asks for; the last line proves that it would.
+WATCHED = """
+import pickle, sys
+from pathlib import Path
+from handlers.kinds import kind_in
+from handlers.stopwatch import Stopwatch
+
+found = []
+sys.addaudithook(lambda event, details: event == "pickle.find_class" and found.append(details))
+for folder in map(Path, sys.argv[1:]):
+    model = kind_in(folder).open(folder)
+    (answer,) = model.answer([model.example()], Stopwatch())
+    print(type(answer).__name__, found)
+pickle.loads(pickle.dumps(Path()))
+print(len(found))
+"""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,3 +125,11 @@ def test_search_finds_words_and_refuses_none(artifacts: dict[str, Path]) -> None
     assert [row["item"] for row in found["items"]][0] == "i1"
     assert len(found["items"]) == 2
     assert isinstance(refused, BadRequest)
+
+
+def test_no_model_unpickles_anything_since_a_pickle_runs_what_its_author_wrote(
+    artifacts: dict[str, Path],
+) -> None:
+    command = [sys.executable, "-c", WATCHED, *map(str, artifacts.values())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [*["dict []"] * len(artifacts), "1"], done.stderr

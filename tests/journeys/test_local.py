@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from cli.fleet_proxy import proxy_program
+from cli.nginx import nginx_program
 
 PROJECT = Path(__file__).resolve().parents[2]
 HYBRID = Path(sys.executable).parent / "hybrid"
@@ -24,8 +24,8 @@ SERVERS = {
     "moto", "gcs", "kubernetes", "torchserve", "superlink", "serverapps",
     "site-berlin-node", "site-berlin-apps", "site-lyon-node", "site-lyon-apps",
 }  # fmt: skip
-if proxy_program():  # sites then reach the SuperLink through it
-    SERVERS |= {"fleet", "site-berlin-gateway", "site-lyon-gateway"}
+if nginx_program():  # sites then reach the SuperLink through it, and users TorchServe
+    SERVERS |= {"serving", "fleet", "site-berlin-gateway", "site-lyon-gateway"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -136,7 +136,7 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "    management: 18651",
             "    management: 18651\n    colour: red",
             "ports.torchserve.colour is not a setting; the keys allowed there are inference, "
-            "management, grpc.",
+            "management, grpc, public.",
         ),
         ("gcs: 18620", "gcs: 80", "ports.gcs is 80, but must be greater than or equal to 1024."),
         (
@@ -201,8 +201,8 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "maximum, on_demand_base, spot_share, volume_gib, image_parameter, image, time_slices, "
             "device_plugin_image, autoscaler_image; spare is not a setting; the keys allowed there "
             "are kind, backend, model_store, model_replicas, region, zones, aws, gcp, azure, ports, "
-            "kubernetes, network, sites, k3s, link, gpu_pool, object_stores, serving, federation, "
-            "training, trainer, policy, budget.",
+            "kubernetes, network, sites, k3s, link, gpu_pool, object_stores, serving, limits, "
+            "federation, training, trainer, policy, budget.",
         ),
     ],
 )

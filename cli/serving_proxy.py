@@ -1,0 +1,89 @@
+"""The nginx in front of an environment's TorchServe on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.environment import Environment
+from cli.errors import CommandError
+from cli.files import write_text
+from cli.nginx import nginx_command, reload_nginx
+from infra.serving_proxy import (
+    FINGERPRINT_PATH,
+    SecondVersion,
+    ServingProxy,
+    fingerprint,
+    serving_configuration,
+)
+
+if TYPE_CHECKING:
+    import psutil
+
+PART = "serving"
+LOOPBACK = "127.0.0.1"
+
+
+def serving_proxy(environment: Environment, second: SecondVersion | None) -> ServingProxy:
+    """What the environment's proxy shall do."""
+    ports, limits = environment.settings.ports.torchserve, environment.settings.limits
+    return ServingProxy(
+        listen=f"{LOOPBACK}:{ports.public}",
+        torchserve=ports.inference,
+        folder=str(_folder(environment)),
+        requests_per_second=limits.requests_per_second,
+        burst=limits.burst,
+        request_bytes=limits.request_bytes,
+        client_header=limits.client_header,
+        second=second,
+    )
+
+
+def serving_proxy_command(program: str, environment: Environment, proxy: ServingProxy) -> list[str]:
+    """Write the configuration; the command that runs nginx by it in the foreground."""
+    return nginx_command(program, _write(environment, proxy))
+
+
+def apply(environment: Environment, proxy: ServingProxy, pid: int) -> list[psutil.Process]:
+    """Have the running nginx, process `pid`, work by a configuration, if it does not yet.
+
+    Returns
+    -------
+    list
+        The old workers, which end with their last call.
+
+    Raises
+    ------
+    CommandError
+        It works by another one still.
+    """
+    _write(environment, proxy)
+    wanted = fingerprint(proxy)
+    if loaded(environment) == wanted:
+        return []
+    old = reload_nginx(pid, PART)
+    if loaded(environment) != wanted:
+        raise CommandError(f"The proxy refuses its new configuration: read hybrid logs {PART}.")
+    return old
+
+
+def loaded(environment: Environment) -> str | None:
+    """Fingerprint of the configuration that nginx works by; None where none answers."""
+    import httpx
+
+    url = f"http://{LOOPBACK}:{environment.settings.ports.torchserve.public}{FINGERPRINT_PATH}"
+    try:
+        answer = httpx.get(url, timeout=2, trust_env=False)
+    except httpx.HTTPError:
+        return None
+    return answer.text if answer.is_success else None
+
+
+def _write(environment: Environment, proxy: ServingProxy) -> Path:
+    file = _folder(environment) / "nginx.conf"
+    write_text(file, serving_configuration(proxy), mode=0o600)
+    return file
+
+
+def _folder(environment: Environment) -> Path:
+    return environment.folder / "serving"

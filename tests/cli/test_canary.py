@@ -1,0 +1,281 @@
+"""A canary on real servers, TorchServe and nginx under supervisord; tests go on from each other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import torch
+import yaml
+
+from cli import canary, production, trials
+from cli.application import PROJECT
+from cli.environment import Environment
+from cli.errors import CommandError, ServingError
+from cli.experiment import watch
+from cli.learning import environment_store
+from cli.local import LocalServers
+from cli.nginx import nginx_program
+from cli.processes import Supervisor
+from cli.trials import Rules
+from model_store.errors import StoreError
+from recsys.artifact import save_model
+from recsys.model import SequentialRecommender
+from recsys.recipe import Recipe
+from tests.federation.servers import free_port
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java"),
+    pytest.mark.skipif(nginx_program() is None, reason="nginx is not installed"),
+]
+
+ITEMS = [f"item-{number}" for number in range(30)]
+USERS = [f"user-{number}" for number in range(40)]
+
+
+def quietly(done: int, total: int, text: str) -> None:
+    pass
+
+
+@dataclass
+class Service:
+    """A local environment of which only TorchServe and its proxy run."""
+
+    environment: Environment
+    models: list[str]
+
+    def up(self) -> None:
+        """What `hybrid up` does for these two servers."""
+        parts = [
+            part
+            for part in LocalServers(self.environment).services
+            if part.name in ("torchserve", "serving")
+        ]
+        supervisor = Supervisor(self.environment.folder)
+        supervisor.configure(parts)
+        supervisor.start(parts)
+        supervisor.wait(parts)
+        canary.mend(self.environment, quietly)
+
+    def write_model(self, seed: int) -> Path:
+        torch.manual_seed(seed)
+        recipe = Recipe(dimension=8, heads=1, blocks=1, length=8)
+        model = SequentialRecommender(len(ITEMS), recipe)
+        folder = self.environment.folder.parent / f"model-{seed}"
+        return save_model(folder, model, recipe, ITEMS, {})
+
+    def process(self, name: str) -> psutil.Process:
+        states = Supervisor(self.environment.folder).states()
+        return psutil.Process(next(state.pid for state in states if state.name == name))
+
+    def begin(self, model: str, share: float | None = 30.0, rules: Rules = Rules()) -> trials.Trial:
+        return canary.start(self.environment, model, share, rules, quietly)
+
+    def answered_by(self) -> dict[str, str]:
+        """The model that answers each user."""
+        client = production.public_client(self.environment)
+        return {user: client.recommend(["item-1"], 3, user=user)["model"] for user in USERS}
+
+    @property
+    def url(self) -> str:
+        return f"{production.public_client(self.environment).inference_url}/predictions/recommend"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """With the first of two models in production."""
+    home = tmp_path_factory.mktemp("home")
+    settings = yaml.safe_load((PROJECT / "stacks" / "environments" / "local.yaml").read_text())
+    for name in settings["ports"]["torchserve"]:
+        settings["ports"]["torchserve"][name] = free_port()
+    settings["limits"] = {"requests_per_second": 100_000, "burst": 10_000}
+    (home / "environments").mkdir()
+    (home / "environments" / "local.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRID_HOME", str(home))
+        environment = Environment.load("local", home)
+        store = environment_store(environment)
+        models: list[str] = []
+        service = Service(environment, models)
+        for seed in (1, 2):
+            models.append(store.put(service.write_model(seed), lineage={}))
+        try:
+            service.up()
+            production.deploy(environment, models[0], quietly)
+            yield service
+        finally:
+            Supervisor(environment.folder).stop()
+
+
+@pytest.fixture
+def old(service: Service) -> str:
+    return service.models[0]
+
+
+@pytest.fixture
+def new(service: Service) -> str:
+    return service.models[1]
+
+
+def test_a_canary_gets_its_share_of_users_and_a_larger_share_adds_some(service, old, new) -> None:
+    assert set(service.answered_by().values()) == {old}
+    trial = service.begin(new, 30.0)
+    assert environment_store(service.environment).channels() == {"production": old, "canary": new}
+    first = service.answered_by()
+    assert set(first.values()) == {old, new}
+    assert service.answered_by() == first
+    assert service.begin(new, 30.0) == trial
+    assert service.begin(new, 60.0) != trial
+    more = service.answered_by()
+    assert {user for user in USERS if first[user] == new} < {u for u in USERS if more[u] == new}
+    third = environment_store(service.environment).put(service.write_model(3), lineage={})
+    with pytest.raises(CommandError, match="on trial with 60 % of users"):
+        service.begin(third)
+
+
+def test_after_kills_of_both_servers_up_serves_the_same_share_again(service, old, new) -> None:
+    before = service.answered_by()
+    assert canary.state(service.environment)["problem"] is None
+    service.process("torchserve").kill()
+    problem = "TorchServe does not answer|TorchServe has not loaded it"
+    # supervisord starts both again by itself, but nobody has given TorchServe its models.
+    assert canary.state(service.environment)["problem"] in problem.split("|")
+    proxy = service.process("serving")
+    os.kill(proxy.pid, signal.SIGSTOP)  # it cannot tell its workers to go on, nor answer
+    for worker in proxy.children():
+        worker.kill()
+    proxy.kill()
+    proxy.wait()
+    service.up()
+    assert canary.state(service.environment)["problem"] is None
+    assert service.answered_by() == before
+
+
+def test_a_proxy_that_was_not_told_of_the_trial_is_told_by_up(service, new) -> None:
+    """As after a kill between the record of a trial and the proxy's reload."""
+    trial = trials.current(service.environment)
+    trials.begin(service.environment, new, trial.baseline, 100.0, trial.rules)
+    assert canary.state(service.environment)["problem"] == "the proxy does not divide users by it"
+    service.up()
+    assert set(service.answered_by().values()) == {new}
+
+
+def test_promotion_and_rollback_lose_no_request(service, old, new) -> None:
+    done = threading.Event()
+    seen: Counter[object] = Counter()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60, transport=httpx.HTTPTransport(retries=1)) as client:
+            number = 0
+            while not done.is_set():
+                number += 1
+                user = {"X-User": USERS[number % len(USERS)]}
+                answer = client.post(service.url, json={"history": ["item-1"]}, headers=user)
+                seen[answer.status_code] += 1
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        promoted = canary.promote(service.environment, quietly)
+        assert (promoted.digest, promoted.previous) == (new, old)
+        assert set(service.answered_by().values()) == {new}
+        loaded = psutil.Process(service.process("torchserve").pid).children(recursive=True)
+        back = production.roll_back(service.environment)
+        assert (back.digest, back.previous) == (old, new)
+        assert set(service.answered_by().values()) == {old}
+        # Nothing had to be loaded for it.
+        assert psutil.Process(service.process("torchserve").pid).children(recursive=True) == loaded
+    finally:
+        done.set()
+        asking.join()
+    assert set(seen) == {200}
+    assert environment_store(service.environment).channels()["production"] == old
+    with pytest.raises(ServingError, match="there is none to go back to"):
+        production.roll_back(service.environment)
+
+
+def test_a_worse_canary_is_taken_back_by_itself(service, old, new) -> None:
+    """Its errors are written into the log, as nginx does."""
+    trial = service.begin(new, 50.0, Rules(margin=0.2, slow_after=1e-9))
+    lines = [
+        f'{{"id":"{n}","at":{n},"arm":"{arm}","status":{status},"seconds":0}}\n'
+        for n in range(300)
+        for arm, status in (("production", 200), ("canary", 500))
+    ]
+    with trials.requests_file(service.environment, trial).open("a") as file:
+        file.writelines(lines)
+    said: list[str] = []
+    assert watch(service.environment, trial, said.append) is None
+    assert "Worse: taking it back." in said
+    assert set(service.answered_by().values()) == {old}
+    versions = production.serving_client(service.environment).versions()
+    assert [version.digest for version in versions] == [old]
+    assert canary.state(service.environment) is None
+    assert trials.find(service.environment, None).ended == "aborted"
+
+
+def test_a_model_with_a_wrong_hash_changes_nothing_for_anybody(service, old, new) -> None:
+    store = environment_store(service.environment)
+    (items,) = (f for f in store.manifest(new).files if f.name == "items.json")
+    (blob,) = (service.environment.folder / "model_store" / "blobs").rglob(items.sha256)
+    kept = blob.read_bytes()
+    blob.write_bytes(kept[:-1] + b"!")
+    with pytest.raises(StoreError, match="should have SHA-256"):
+        service.begin(new)
+    blob.write_bytes(kept)
+    assert trials.current(service.environment) is None
+    assert store.channels()["production"] == old
+    assert set(service.answered_by().values()) == {old}
+
+
+def test_a_killed_worker_loses_no_request(service, old) -> None:
+    jvm = service.process("torchserve")
+    workers = [p for p in jvm.children() if "model_service_worker" in " ".join(p.cmdline())]
+    seen: Counter[object] = Counter()
+    ready = threading.Barrier(5)
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            client.post(service.url, json={"history": ["item-1"]})
+            ready.wait()
+            for _ in range(30):
+                seen[client.post(service.url, json={"history": []}).status_code] += 1
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    ready.wait()
+    for worker in workers:
+        worker.kill()
+    for thread in asking:
+        thread.join()
+    assert seen == {200: 120}
+
+
+def test_a_workers_memory_is_bounded_and_nothing_but_the_proxy_faces_users(service) -> None:
+    jvm = service.process("torchserve")
+    workers = [p for p in jvm.children() if "model_service_worker" in " ".join(p.cmdline())]
+    assert workers
+    for worker in workers:
+        limits = Path(f"/proc/{worker.pid}/limits").read_text()
+        (line,) = (line for line in limits.splitlines() if line.startswith("Max data size"))
+        assert line.split()[3:5] == [str(4096 * 2**20)] * 2
+    listening = [
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in (jvm, service.process("serving"))
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert set(listening) == {"127.0.0.1"}
+    public = service.url.removesuffix("/predictions/recommend")
+    for path in ("/models", "/metrics", "/models/recommend/all"):
+        assert httpx.get(public + path).status_code == 403

@@ -1,0 +1,228 @@
+"""Trials on paper: their records, what their logs say, what is decided from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli import trials
+from cli.environment import Environment
+from cli.errors import CommandError
+from cli.experiment import ABORT, OPEN, PROMOTE, compare, in_words, verdict, watch
+from cli.main import main
+from cli.trials import Rules, Trial
+
+OLD, NEW = ("sha256:" + digit * 64 for digit in "ab")
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    monkeypatch.setenv("HYBRID_HOME", str(tmp_path))
+    return Environment.load("local", tmp_path)
+
+
+@pytest.fixture
+def trial(environment: Environment) -> Trial:
+    return trials.begin(environment, NEW, OLD, 20.0, Rules(margin=0.02, click_window=60))
+
+
+def log(
+    environment: Environment,
+    trial: Trial,
+    requests: int = 30_000,
+    errors: tuple[float, float] = (0.001, 0.001),
+    slow: tuple[float, float] = (0.01, 0.01),
+    clicks: tuple[float, float] | None = None,
+) -> None:
+    """Requests of production and canary with these rates, one each 10 ms."""
+    draw = np.random.default_rng(5)
+    arms = (draw.random(requests) < 0.5).astype(int)
+    failed = draw.random(requests) < np.array(errors)[arms]
+    late = draw.random(requests) < np.array(slow)[arms]
+    with trials.requests_file(environment, trial).open("w") as file:
+        for number in range(requests):
+            row = {
+                "id": f"r{number}", "at": number / 100,
+                "arm": ("production", "canary")[arms[number]],
+                "status": 503 if failed[number] else 200, "seconds": 0.3 if late[number] else 0.01,
+            }  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+    if clicks:
+        clicked = np.flatnonzero(draw.random(requests) < np.array(clicks)[arms])
+        with trials.outcomes_file(environment, trial).open("w") as file:
+            for number in clicked:
+                file.write(json.dumps({"id": f"r{number}", "at": number / 100 + 5}) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("rates", "decision"),
+    [
+        ({}, PROMOTE),
+        ({"clicks": (0.05, 0.05)}, PROMOTE),
+        ({"errors": (0.001, 0.05)}, ABORT),
+        ({"slow": (0.01, 0.08)}, ABORT),
+        ({"clicks": (0.10, 0.03)}, ABORT),
+        ({"clicks": (0.03, 0.10)}, PROMOTE),
+        ({"slow": (0.08, 0.01), "errors": (0.05, 0)}, PROMOTE),
+        ({"requests": 200}, OPEN),
+    ],
+)
+def test_what_is_decided(environment, trial, rates: dict, decision: str) -> None:
+    log(environment, trial, **rates)
+    found = compare(environment, trial, now=1e6)
+    assert verdict(found) == decision, [in_words(each) for each in found]
+    names = ["errors", "slow", "clicks"] if "clicks" in rates else ["errors", "slow"]
+    assert [each.name for each in found] == names
+    for each in found:
+        assert each.low <= each.canary.rate - each.production.rate <= each.high
+
+
+def test_before_the_first_request_everything_is_open(environment, trial) -> None:
+    found = compare(environment, trial)
+    assert verdict(found) == OPEN
+    assert {(each.canary.requests, each.canary.rate) for each in found} == {(0, None)}
+
+
+def test_a_line_that_is_torn_or_no_json_counts_as_none(environment, trial) -> None:
+    whole = {"id": "r1", "at": 1.0, "arm": "canary", "status": 200, "seconds": 0.01}
+    text = json.dumps(whole) + "\n" + '{"id": "r2", "at"\n' + json.dumps(whole)[:-4]
+    trials.requests_file(environment, trial).write_text(text)
+    assert [each.canary.requests for each in compare(environment, trial)] == [1, 1]
+
+
+def test_a_click_counts_within_its_window_and_a_request_once_that_has_passed(
+    environment, trial
+) -> None:
+    rows = [
+        {"id": f"r{at}", "at": float(at), "arm": "canary", "status": 200, "seconds": 0.01}
+        for at in (0, 10, 100)
+    ]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    trials.requests_file(environment, trial).write_text("".join(lines))
+    clicks = [("r0", 59.0), ("r0", 61.0), ("r10", 71.0), ("r100", 101.0), ("unknown", 1.0)]
+    lines = [json.dumps({"id": name, "at": at}) + "\n" for name, at in clicks]
+    trials.outcomes_file(environment, trial).write_text("".join(lines))
+    clicked = {each.name: each.canary for each in compare(environment, trial, now=120.0)}["clicks"]
+    assert (clicked.requests, clicked.rate) == (2, 0.5)
+
+
+def test_a_shadow_is_not_judged_by_clicks(environment) -> None:
+    shadow = trials.begin(environment, NEW, OLD, None, Rules())
+    log(environment, shadow, 100, clicks=(0.5, 0.5))
+    assert [each.name for each in compare(environment, shadow)] == ["errors", "slow"]
+
+
+def test_a_trial_is_one_file_that_says_whether_it_is_on(environment, trial) -> None:
+    assert trials.current(environment) == trial
+    again = trials.begin(environment, NEW, OLD, 50.0, Rules())
+    assert trials.current(environment) == again and again.name > trial.name
+    trials.end(environment, again, "aborted")
+    assert trials.current(environment) is None
+    assert [each.ended for each in trials.trials(environment)] == [None, "aborted"]
+    assert trials.find(environment, "0001") == trial
+    with pytest.raises(CommandError, match="no trial '7' .0001-bbbbbbbbbbbb, 0002-"):
+        trials.find(environment, "7")
+
+
+def test_a_record_that_is_none_is_named(environment, trial) -> None:
+    file = environment.folder / "experiments" / f"{trial.name}.json"
+    file.write_text("{")
+    with pytest.raises(CommandError, match=f"{file} is no record of a trial"):
+        trials.current(environment)
+
+
+def test_watching_ends_when_somebody_else_has_decided(environment, trial) -> None:
+    log(environment, trial, 50)
+    said: list[str] = []
+
+    def decide(seconds: float) -> None:
+        trials.end(environment, trial, "aborted")
+
+    assert watch(environment, trial, said.append, sleep=decide) is None
+    assert said[-1] == "The trial of bbbbbbbbbbbb was aborted by another command."
+    assert said[0].startswith("errors: ") and said[0].endswith(": open")
+    assert len(said) == 3
+
+
+def test_a_shadow_is_told_of_and_not_promoted(environment) -> None:
+    shadow = trials.begin(environment, NEW, OLD, None, Rules(margin=0.02))
+    log(environment, shadow)
+    said: list[str] = []
+    assert watch(environment, shadow, said.append) is None
+    assert "A shadow decides nothing" in said[-1]
+    assert trials.current(environment) == shadow
+
+
+def ends(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+def test_show_prints_both_versions_with_intervals(environment, trial, capsys) -> None:
+    log(environment, trial, errors=(0.001, 0.05))
+    code, text, _ = ends(capsys, "experiment", "show")
+    assert code == 0 and "20 % of users" in text and "worse" in text
+    code, text, _ = ends(capsys, "experiment", "show", trial.name, "--json")
+    shown = json.loads(text)
+    assert (shown["verdict"], shown["model"], shown["share"]) == (ABORT, NEW, 20.0)
+    assert shown["rates"][0]["low"] > 0.02
+    code, text, _ = ends(capsys, "experiment", "list", "--json")
+    assert [each["name"] for each in json.loads(text)] == [trial.name]
+
+
+def test_clicks_are_recorded_for_the_trial_that_is_on(environment, trial, capsys) -> None:
+    assert ends(capsys, "experiment", "record", "r1", "r2")[0] == 0
+    lines = trials.outcomes_file(environment, trial).read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["r1", "r2"]
+    trials.end(environment, trial, "promoted")
+    code, _, error = ends(capsys, "experiment", "record", "r3")
+    assert code == 1 and "No trial is on" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--canary", "0"], "'0' is no share above 0 % and up to 100 %"),
+        (["--canary", "nan"], "'nan' is no share"),
+        (["--canary", "101%"], "'101%' is no share"),
+        (["--canary", "5%", "--shadow"], "--canary and --shadow exclude each other"),
+        (["candidate", "--abort"], "--abort takes no MODEL: it knows which one"),
+        (["--canary", "5%", "--margin", "0"], "Invalid value for '--margin'"),
+    ],
+)
+def test_wrong_usage_of_deploy_is_told(environment, capsys, arguments, sentence) -> None:
+    code, _, error = ends(capsys, "deploy", *arguments)
+    assert code == 2 and sentence in error
+
+
+def test_deploying_under_a_trial_is_refused(environment, trial, capsys) -> None:
+    for arguments in (["candidate"], ["--rollback"]):
+        code, _, error = ends(capsys, "deploy", *arguments)
+        assert code == 1
+        assert "bbbbbbbbbbbb is on trial with 20 % of users: hybrid deploy --promote or" in error
+
+
+def test_without_a_trial_there_is_nothing_to_decide(environment, capsys) -> None:
+    for option in ("--promote", "--abort"):
+        code, _, error = ends(capsys, "deploy", option)
+        assert code == 1 and "No trial is on: hybrid deploy MODEL --canary 10% begins one" in error
+
+
+def test_a_second_deploy_at_the_same_time_is_refused(environment, trial, capsys) -> None:
+    from cli.lock import environment_lock
+
+    with environment_lock(environment.folder, "hybrid deploy"):
+        code, _, error = ends(capsys, "deploy", "--abort")
+    assert code == 1 and "in use (`hybrid deploy`" in error
+    assert trials.current(environment) == trial
+
+
+def test_without_nginx_a_trial_says_what_to_install(environment, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    code, _, error = ends(capsys, "deploy", "--canary", "10%")
+    assert code == 1 and "sudo apt-get install nginx-light, then hybrid up" in error
