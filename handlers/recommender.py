@@ -41,7 +41,8 @@ class Recommender:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.runtime, items = open_runtime(folder)
+        # A worker that takes the place of one that died is ready sooner.
+        self.runtime, items = open_runtime(folder, keep_index=True)
         self.items = np.array(items, dtype=object)
         self.places = {item: place for place, item in enumerate(items)}
         attributes = read_attributes(folder, items)

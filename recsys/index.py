@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from pathlib import Path
 from typing import Protocol
 
 import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys.accelerate.quantise import QuantisedTable, int8_product
+from recsys.files import write_atomically
 
 # Up to here the exact product takes about a millisecond, which no approximation is worth.
 EXACT_BELOW = 100_000
@@ -20,6 +23,8 @@ EXACT_BELOW = 100_000
 # nearly the same.
 MARGIN = 100
 FIRST_MARGIN, MOST_MARGIN = 30, 1600
+# An approximate index, kept: the second file comes last.
+KEPT_SPACE, KEPT_INDEX = "index.safetensors", "index.faiss"
 # Of the variance of scores, kept in an approximate index's codes.
 KEPT = 0.999
 # States that an approximate index is made for and measured with, and items that a cluster is
@@ -31,12 +36,13 @@ SPREAD = 3.0
 REACH = 1000
 
 
+Found = tuple[Tensor, Tensor]
+
+
 class Index(Protocol):
     """Finds the best items of a user state."""
 
-    def search(
-        self, states: Tensor, k: int, allowed: np.ndarray | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
         """Scores float[B, k] and items int64[B, k] of states float[B, d], the best first.
 
         Only items where bool[items] `allowed` holds are found, as many as there are up to k. Fewer
@@ -74,9 +80,7 @@ class ExactIndex:
     def __init__(self, table: Tensor) -> None:
         self.table = table
 
-    def search(
-        self, states: Tensor, k: int, allowed: np.ndarray | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
         scores = _barred(self.scores(states), allowed)
         return tuple(scores.topk(min(k, len(self.table))))
 
@@ -93,9 +97,7 @@ class QuantisedIndex:
     def __init__(self, table: Tensor) -> None:
         self.table = QuantisedTable.of(table)
 
-    def search(
-        self, states: Tensor, k: int, allowed: np.ndarray | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
         items = len(self.table.codes)
         coarse = _barred(int8_product(states, self.table.codes, self.table.scale), allowed)
         roughly, found = coarse.topk(min(items, k + MARGIN), sorted=False)
@@ -155,13 +157,13 @@ class ApproximateIndex:
         kmeans.train(items)
         # An item belongs to the nearest cluster, a state looks where its score is the highest.
         centres = kmeans.centroids.copy()
-        self._nearest = faiss.IndexFlatL2(items.shape[1])
-        self._nearest.add(centres)
-        centres[:, -1] = SPREAD * _deviations(self._nearest, items, clusters)
+        nearest = faiss.IndexFlatL2(items.shape[1])
+        nearest.add(centres)
+        centres[:, -1] = SPREAD * _deviations(nearest, items, clusters)
         self._highest = faiss.IndexFlatIP(items.shape[1])
         self._highest.add(centres)
         self._index = faiss.IndexIVFScalarQuantizer(
-            self._nearest,
+            nearest,
             items.shape[1],
             clusters,
             faiss.ScalarQuantizer.QT_8bit,
@@ -174,14 +176,29 @@ class ApproximateIndex:
         self._index.quantizer = self._highest
         self._calibrate(states[1::2], recall)
 
+    def save(self, folder: Path) -> None:
+        """Write all but the table into a folder."""
+        content = {"space": torch.from_numpy(self.to_space), "margin": torch.tensor(self._margin)}
+        whole = self._index
+        write_atomically(folder / KEPT_SPACE, lambda file: save_file(content, file))
+        write_atomically(folder / KEPT_INDEX, lambda file: faiss.write_index(whole, str(file)))
+
+    @classmethod
+    def load(cls, folder: Path, table: Tensor) -> ApproximateIndex:
+        """What `save` wrote, of the same table; FileNotFoundError where it wrote nothing."""
+        made = cls.__new__(cls)
+        made.table = table.contiguous()
+        content = load_file(folder / KEPT_SPACE)
+        made.to_space, made._margin = content["space"].numpy(), int(content["margin"])
+        made._index = faiss.read_index(str(folder / KEPT_INDEX))
+        return made
+
     @property
     def visited(self) -> float:
         """Share of the clusters that a search visits."""
         return self._index.nprobe / self._index.nlist
 
-    def search(
-        self, states: Tensor, k: int, allowed: np.ndarray | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
         if allowed is None:
             return self._search(states, k, None)
         chosen = np.flatnonzero(allowed)
@@ -196,9 +213,7 @@ class ApproximateIndex:
         best = (states @ self.table[rows].T).topk(min(k, len(rows)))
         return best.values, rows[best.indices]
 
-    def _search(
-        self, states: Tensor, k: int, how: faiss.SearchParametersIVF | None
-    ) -> tuple[Tensor, Tensor]:
+    def _search(self, states: Tensor, k: int, how: faiss.SearchParametersIVF | None) -> Found:
         items = len(self.table)
         # Threads share out the clusters of a single state, but the states of a batch.
         self._index.parallel_mode = int(len(states) == 1)

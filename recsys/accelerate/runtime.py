@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from recsys.accelerate.export import ENCODER, INT8_ENCODER, check_encoder, encoder_graph
@@ -17,7 +18,7 @@ from recsys.accelerate.quantise import quantise_linears
 from recsys.accelerate.session import History, OnnxEncoder, padded, providers
 from recsys.artifact import load_model
 from recsys.errors import RecsysError
-from recsys.index import EXACT_BELOW, Index, build_index
+from recsys.index import EXACT_BELOW, ApproximateIndex, Index, build_index
 from recsys.model import SequentialRecommender
 
 SETTINGS = "acceleration.json"
@@ -100,11 +101,17 @@ class Runtime(nn.Module):
         return scores
 
 
-def open_runtime(folder: Path) -> tuple[Runtime, list[str]]:
+def open_runtime(folder: Path, *, keep_index: bool = False) -> tuple[Runtime, list[str]]:
     """Load an artefact, accelerated or not, the way it is fastest on this machine.
 
     The encoder of a model that was not accelerated is exported here; where that fails, torch
     serves and the log says why.
+
+    Parameters
+    ----------
+    keep_index
+        Write an approximate index, which takes a minute or more to make, into the folder, and take
+        it from there if it is there.
 
     Returns
     -------
@@ -121,8 +128,10 @@ def open_runtime(folder: Path) -> tuple[Runtime, list[str]]:
     model, int8 = loaded.model.folded(), settings.get("quantise") == "int8"
     bias = model.seen_bias.item()
     table = model.output_table.detach()
-    states = _states(model) if len(table) >= EXACT_BELOW else None
-    index = build_index(table, quantised=int8, states=states)
+    if len(table) < EXACT_BELOW:
+        index = build_index(table, quantised=int8)
+    else:
+        index = _kept_index(folder, model, table) if keep_index else _approximate(model, table)
     if settings.get("onnx"):
         # GPUs have no kernels for the int8 encoder.
         on_cpu = providers() == ["CPUExecutionProvider"]
@@ -134,6 +143,22 @@ def open_runtime(folder: Path) -> tuple[Runtime, list[str]]:
     else:
         encode = _exported(model, index)
     return Runtime(encode, index, bias, model.length), loaded.items
+
+
+def _approximate(model: SequentialRecommender, table: Tensor) -> Index:
+    return build_index(table, states=_states(model))
+
+
+def _kept_index(folder: Path, model: SequentialRecommender, table: Tensor) -> Index:
+    try:
+        return ApproximateIndex.load(folder, table)
+    except (OSError, RuntimeError, SafetensorError, KeyError):  # none is there, or half of one
+        index = _approximate(model, table)
+    try:
+        index.save(folder)
+    except (OSError, RuntimeError) as error:
+        logging.warning("The index is not kept for the next start: %s", error)
+    return index
 
 
 def _exported(

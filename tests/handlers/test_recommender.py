@@ -135,16 +135,26 @@ def test_an_exported_model_is_served_by_onnx_runtime(
 
 
 def test_a_large_catalogue_is_searched_by_the_approximate_index(
-    recommender: Recommender, artifact: Path, monkeypatch: pytest.MonkeyPatch
+    recommender: Recommender, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 40)
     monkeypatch.setattr(index, "EXACT_BELOW", 40)
-    large = Recommender(artifact)
+    folder = shutil.copytree(artifact, tmp_path / "large")
+    large = Recommender(folder)
     assert isinstance(large.runtime.index, index.ApproximateIndex)
     history = [f"item-{n}" for n in range(0, 20)]
     answer = {item for item, _ in ask(large, *history, k=10)}
     assert answer.isdisjoint(history)
     assert len(answer & {item for item, _ in ask(recommender, *history, k=10)}) >= 9
     assert ask(large, k=5)[0][0] == ask(recommender, k=5)[0][0]
+    # The next worker finds the index made.
+    monkeypatch.delattr(index.ApproximateIndex, "__init__")
+    assert {item for item, _ in ask(Recommender(folder), *history, k=10)} == answer
+    monkeypatch.undo()
+    (folder / "index.faiss").write_bytes(b"half")
+    monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 40)
+    monkeypatch.setattr(index, "EXACT_BELOW", 40)
+    assert {item for item, _ in ask(Recommender(folder), *history, k=10)} == answer
 
 
 def passing(where: Where) -> set[str]:
@@ -184,11 +194,15 @@ def test_filters_are_exact_and_cost_no_places(
 
 @pytest.mark.parametrize("large", [1, 12], ids=["scanned", "whole product"])
 def test_an_approximate_index_fills_the_answer_from_what_passes(
-    recommender: Recommender, artifact: Path, monkeypatch: pytest.MonkeyPatch, large: int
+    recommender: Recommender,
+    artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    large: int,
 ) -> None:
     monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 40)
     monkeypatch.setattr(index, "EXACT_BELOW", 40)
-    approximate = Recommender(artifact)
+    approximate = Recommender(shutil.copytree(artifact, tmp_path / "large"))
     assert isinstance(approximate.runtime.index, index.ApproximateIndex)
     monkeypatch.setattr(index, "EXACT_BELOW", large)
     for where in FILTERS:

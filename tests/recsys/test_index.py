@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,18 @@ def test_only_what_is_allowed_is_found_and_as_many_as_there_are(
     assert allowed[items[scores.isfinite()]].all()
     exact = (states @ table.T).masked_fill(torch.from_numpy(~allowed), -torch.inf)
     assert recall(items[:, :count], exact.topk(count).indices) >= 0.98
+
+
+def test_a_kept_index_is_the_same_index(tmp_path: Path) -> None:
+    table, states = clustered(5000)
+    made = ApproximateIndex(table, states)
+    made.save(tmp_path)
+    again = ApproximateIndex.load(tmp_path, table)
+    assert again.visited == made.visited
+    allowed = np.arange(5000) % 3 == 0
+    for given in (None, allowed):
+        for one, other in zip(made.search(states, 10, given), again.search(states, 10, given)):
+            assert torch.equal(one, other)
+    (tmp_path / "index.faiss").unlink()
+    with pytest.raises(RuntimeError, match="index.faiss"):
+        ApproximateIndex.load(tmp_path, table)
