@@ -44,6 +44,8 @@ from recsys.model import SequentialRecommender
 DIGEST = "sha256:" + "0" * 64
 LIMIT_MS, STEP, SECONDS = 50.0, 1.25, 5
 SINGLE = 1000
+# Answers held against the whole product.
+COMPARED = 200
 PARTS = ("throughput", "latency", "million")
 EMPTY = '''"""Answers at once."""
 
@@ -189,11 +191,11 @@ def million(server: Server, histories: list[list[str]], artifact: Path, rate: in
     loaded = load_model(artifact)
     places = {item: place for place, item in enumerate(loaded.items)}
     shares = []
-    for body, answer in list(zip(asked, load.bodies, strict=True))[:500]:
+    for body, answer in list(zip(asked, load.bodies, strict=True))[:COMPARED]:
         history = [places[item] for item in json.loads(body)["history"]]
         with torch.inference_mode():
             scores = loaded.model.scores(loaded.model.encode([history]))[0]
-        scores[history] = -torch.inf
+            scores[history] = -torch.inf
         got = {places[row["item"]] for row in json.loads(answer)["items"]}
         shares.append(len(got & set(scores.topk(10).indices.tolist())) / 10)
     say(
