@@ -9,8 +9,10 @@ from cli.application import Progress
 from cli.checkpoint import recorded
 from cli.environment import Environment
 from cli.errors import CommandError
+from infra.azure_cloud import Azure
 from infra.clients import Aws, Gcs
 from infra.faults import told
+from infra.gcp_cloud import GoogleCloud
 from infra.holdings import Holding, empty_gcs, empty_s3, gcs_holding, s3_holding
 from infra.listers import Found, list_aws, list_gcs
 from infra.removal import drain, remove, strip
@@ -29,6 +31,8 @@ class Teardown:
         None where the environment has nothing there.
     unseen
         Stores in the state whose objects nobody can list from here.
+    machines
+        The cloud that has the machines and networks, if that is not AWS.
     """
 
     environment: str
@@ -36,38 +40,30 @@ class Teardown:
     gcs: Gcs | None
     progress: Progress
     unseen: tuple[str, ...] = ()
+    machines: GoogleCloud | Azure | None = None
 
     @classmethod
     def of(cls, environment: Environment, progress: Progress) -> Teardown:
         """Connect to what the settings name."""
         settings = environment.settings
         cloud = settings.gpu_pool.cloud
-        aws = environment.aws() if cloud == "aws" else None
         if cloud == "azure":
             held = [r for r in recorded(environment).values() if r.type == AZURE_ACCOUNT]
             names = tuple(str(each.outputs.get("name", each.id)) for each in held)
-            return cls(environment.name, None, None, progress, names)
+            machines = Azure(settings.azure.subscription)
+            return cls(environment.name, None, None, progress, names, machines)
         gcs = Gcs(settings.gcp.project, settings.gcp_endpoint)
-        return cls(environment.name, aws, gcs, progress)
+        if cloud == "gcp":
+            machines = GoogleCloud(settings.gcp.project)
+            return cls(environment.name, None, gcs, progress, machines=machines)
+        return cls(environment.name, environment.aws(), gcs, progress)
 
     @property
     def places(self) -> str:
-        """What is listed, for people.
-
-        Raises
-        ------
-        CommandError
-            Nothing is: the environment is on Azure.
-        """
-        if self.gcs is None:
-            raise CommandError(
-                f"{self.environment} is on Azure, where nothing is listed yet: look at its resource "
-                "group in the portal.",
-                2,
-            )
-        if self.aws is None:
-            return "Google Cloud Storage, and nothing else was looked at"
-        return "AWS and Google Cloud Storage"
+        """What is listed, for people."""
+        if self.aws is not None:
+            return "AWS and Google Cloud Storage"
+        return "Azure" if isinstance(self.machines, Azure) else "Google Cloud"
 
     def found(self, *services: str) -> list[Found]:
         """Everything that is the environment's, in these services or in all."""
@@ -77,6 +73,8 @@ class Teardown:
                 everything += list_aws(self.aws, frozenset(services) or None)
             if self.gcs is not None and (not services or "gcs" in services):
                 everything += list_gcs(self.gcs)
+            if self.machines is not None and not services:
+                everything += self.machines.list()
         return [each for each in everything if each.belongs_to(self.environment)]
 
     def protect_data(self, delete: bool) -> None:
@@ -124,7 +122,15 @@ class Teardown:
         known
             Ids, names and ARNs that the state has.
         """
-        return [each for each in self.found() if each.identity not in known]
+        # Azure itself is not of one mind about small and capital letters in its ids.
+        accounted = {*known, *(each.lower() for each in known if each.startswith("/"))}
+        orphans = []
+        for each in self.found():  # a group comes before its machines, and they before their disks
+            if each.identity in accounted or each.within in accounted:
+                accounted.add(each.identity)
+            else:
+                orphans.append(each)
+        return orphans
 
     def remove_unrecorded(self, known: Collection[str]) -> None:
         """Remove what an interruption left without a record, by itself or on what has one."""
@@ -132,6 +138,9 @@ class Teardown:
         for orphan in orphans:
             self.progress(0, STEPS, f"removing what is in no state: {orphan}")
         with told():
+            if self.machines is not None:
+                self.machines.remove(each for each in orphans if each.service != "gcs")
+                orphans = [each for each in orphans if each.service == "gcs"]
             remove(orphans, self.aws, self.gcs)
             strip(self.found("iam", "ec2"), self.aws)
 

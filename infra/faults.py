@@ -45,6 +45,15 @@ _ADVICE = (
         "There are no AWS credentials: set AWS_PROFILE, or run aws sso login.",
     ),
     (
+        "DefaultCredentialsError|RefreshError",
+        "There are no Google Cloud credentials that hold: run gcloud auth application-default "
+        "login.",
+    ),
+    (
+        "ClientAuthenticationError|CredentialUnavailableError",
+        "There are no Azure credentials that hold: run az login.",
+    ),
+    (
         r"\b(?:InvalidClientTokenId|UnrecognizedClient\w*|AuthFailure|SignatureDoesNotMatch)\b",
         "AWS does not know these credentials: see which are in use with aws configure list.",
     ),
@@ -89,7 +98,7 @@ def with_advice(failure: str) -> str:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Turn what botocore and Google's libraries raise into one sentence with advice.
+    """Turn what the clouds' libraries raise into one sentence with advice.
 
     Raises
     ------
@@ -100,10 +109,10 @@ def told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Known by name: Google's libraries take half a second to load, and whoever raised one of
-        # their errors has loaded them.
-        of_google = type(error).__module__.startswith("google.")
-        if not of_google and not isinstance(error, (BotoCoreError, ClientError)):
+        # Known by name: these libraries take half a second to load, and whoever raised one of their
+        # errors has loaded them.
+        of_others = type(error).__module__.startswith(("google.", "azure.", "requests."))
+        if not of_others and not isinstance(error, (BotoCoreError, ClientError)):
             raise
         said = f"{type(error).__name__}: {error}"
         raise CloudError(explain(said) or f"The cloud does not do what is asked: {error}") from None

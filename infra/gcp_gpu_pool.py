@@ -10,6 +10,8 @@ import pulumi
 from pulumi_gcp import compute, secretmanager, serviceaccount, storage
 
 from infra import node_boot
+from infra.gcp_cloud import described
+from infra.listers import ENVIRONMENT_LABEL
 
 ANYWHERE = "0.0.0.0/0"
 # What a site's k3s and a GPU node say to each other (k3s: "Inbound Rules for K3s Nodes").
@@ -41,7 +43,7 @@ class GcpGpuPoolArgs:
     bucket
         The only bucket that the machines can read and add to.
     labels
-        Put on machines and disks.
+        Put on machines and disks; the environment's is also told in descriptions.
     """
 
     project: str
@@ -111,10 +113,13 @@ class GcpGpuPool(pulumi.ComponentResource):
         super().__init__("hybrid:infra:GcpGpuPool", name, None, opts)
         self._name, self._args = name, args
         self._own = pulumi.ResourceOptions(parent=self)
+        # Whose it is, on what can have no label.
+        self._told = described(args.labels[ENVIRONMENT_LABEL])
         account = serviceaccount.Account(
             name,
             account_id=f"{name[:25].rstrip('-')}-gpu",
             display_name="GPU nodes: read and add to the model bucket, nothing else",
+            description=self._told,
             opts=self._own,
         )
         self.service_account = account.email
@@ -169,7 +174,11 @@ class GcpGpuPool(pulumi.ComponentResource):
     def _make_network(self) -> compute.Subnetwork:
         name, args = self._name, self._args
         network = compute.Network(
-            name, auto_create_subnetworks=False, routing_mode="REGIONAL", opts=self._own
+            name,
+            auto_create_subnetworks=False,
+            routing_mode="REGIONAL",
+            description=self._told,
+            opts=self._own,
         )
         subnet = compute.Subnetwork(
             name,
@@ -178,10 +187,15 @@ class GcpGpuPool(pulumi.ComponentResource):
             ip_cidr_range=str(args.cidr),
             # Storage is reached without the NAT and its charge.
             private_ip_google_access=True,
+            description=self._told,
             opts=self._own,
         )
         router = compute.Router(
-            f"{name}-nat", network=network.id, region=args.region, opts=self._own
+            f"{name}-nat",
+            network=network.id,
+            region=args.region,
+            description=self._told,
+            opts=self._own,
         )
         compute.RouterNat(
             name,
@@ -221,6 +235,7 @@ class GcpGpuPool(pulumi.ComponentResource):
                     network=self.network,
                     direction=direction,
                     target_service_accounts=[account],
+                    description=self._told,
                     opts=self._own,
                     **rule,
                 )
@@ -257,6 +272,7 @@ class GcpGpuPool(pulumi.ComponentResource):
             name,
             region=args.region,
             base_instance_name=name,
+            description=self._told,
             distribution_policy_zones=list(args.zones),
             # GPUs are scarce: machines come from whichever zone has them.
             distribution_policy_target_shape="ANY",
@@ -276,6 +292,7 @@ class GcpGpuPool(pulumi.ComponentResource):
             name,
             region=args.region,
             target=group.id,
+            description=self._told,
             # It holds the bounds. Who knows of waiting pods, the cluster autoscaler, does the rest:
             # no signal of a group without machines could make this one begin.
             autoscaling_policy={

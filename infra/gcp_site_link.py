@@ -39,6 +39,8 @@ class GcpSiteLinkArgs:
         The other sides.
     cloud_asn
         Private AS number of the cloud side; the sites have 65001, 65002 and so on.
+    description
+        Of what can have no label; it tells whose it is.
     """
 
     region: str
@@ -46,6 +48,7 @@ class GcpSiteLinkArgs:
     cidr: str
     sites: Sequence[LinkedSite]
     cloud_asn: int
+    description: str
 
 
 def inside_addresses(site: int, tunnel: int) -> tuple[IPv4Interface, IPv4Interface]:
@@ -84,6 +87,7 @@ class GcpSiteLink(pulumi.ComponentResource):
             f"{name}-link",
             network=args.network,
             region=args.region,
+            description=args.description,
             bgp={
                 "asn": args.cloud_asn,
                 "advertise_mode": "CUSTOM",

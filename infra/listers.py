@@ -30,6 +30,8 @@ class Found:
         What a person calls it; the identity where it has no name.
     tags
         Its tags or labels.
+    within
+        Identity of what made it or holds it, and takes it along: an instance's group.
     """
 
     service: str
@@ -37,6 +39,7 @@ class Found:
     identity: str
     name: str
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+    within: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         called = f" ({self.name})" if self.name != self.identity else ""
@@ -74,6 +77,8 @@ class Kind:
         Of the call.
     passes
         Which objects count; AWS makes some by itself, which go with what they belong to.
+    within
+        ``(object, tags) -> identity`` of what takes it along when it goes.
     """
 
     service: str
@@ -86,6 +91,7 @@ class Kind:
     tags: Callable[[Aws, dict[str, Any]], Any] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     passes: Callable[[dict[str, Any]], bool] = lambda each: True
+    within: Callable[[dict[str, Any], Mapping[str, str]], str] = lambda each, tags: ""
 
     def list(self, aws: Aws) -> Iterator[Found]:
         """Everything of this kind, of whatever environment."""
@@ -96,7 +102,8 @@ class Kind:
             name = each.get(self.name) or tags.get("Name") or each[self.identity]
             if self.tags is not None and "hybrid" in name:
                 tags = _plain(self.tags(aws, each))
-            yield Found(self.service, self.kind, each[self.identity], name, tags)
+            within = self.within(each, tags)
+            yield Found(self.service, self.kind, each[self.identity], name, tags, within)
 
     def _objects(self, aws: Aws) -> Iterator[dict[str, Any]]:
         client = aws(self.service)
@@ -153,7 +160,10 @@ AWS_KINDS = (
         "autoscaling", "group", "describe_auto_scaling_groups", "AutoScalingGroups",
         "AutoScalingGroupName",
     ),
-    _ec2("instance", "Reservations.Instances", "InstanceId"),
+    _ec2(
+        "instance", "Reservations.Instances", "InstanceId",
+        within=lambda each, tags: tags.get("aws:autoscaling:groupName", ""),
+    ),
     _ec2("launch template", "LaunchTemplates", "LaunchTemplateId", name="LaunchTemplateName"),
     Kind(
         "elbv2", "load balancer", "describe_load_balancers", "LoadBalancers", "LoadBalancerArn",
@@ -173,6 +183,7 @@ AWS_KINDS = (
         # Others are NAT gateways', endpoints' and balancers' own, and go with those.
         passes=lambda each: not each.get("RequesterManaged")
         and each.get("InterfaceType", "interface") == "interface",
+        within=lambda each, tags: each.get("Attachment", {}).get("InstanceId", ""),
     ),
     _ec2("address", "Addresses", "AllocationId"),
     _ec2("internet gateway", "InternetGateways", "InternetGatewayId"),
@@ -186,7 +197,10 @@ AWS_KINDS = (
         passes=lambda each: each["GroupName"] != "default",
     ),
     _ec2("vpc", "Vpcs", "VpcId", passes=lambda each: not each["IsDefault"]),
-    _ec2("volume", "Volumes", "VolumeId"),
+    _ec2(
+        "volume", "Volumes", "VolumeId",
+        within=lambda each, tags: next((a["InstanceId"] for a in each.get("Attachments", ())), ""),
+    ),
     _ec2("key pair", "KeyPairs", "KeyName"),
     Kind(
         "iam", "instance profile", "list_instance_profiles", "InstanceProfiles",

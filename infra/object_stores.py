@@ -34,6 +34,8 @@ class ObjectStoresArgs:
         Whether destroying a bucket may delete what it holds; else a bucket with data stays.
     s3
         Whether there is an S3 bucket beside the GCS one.
+    tls_only
+        Whether S3 refuses plain HTTP; an emulator speaks nothing else.
     """
 
     gcs_location: str
@@ -42,6 +44,7 @@ class ObjectStoresArgs:
     unfinished_upload_days: int
     delete_with_data: bool
     s3: bool = True
+    tls_only: bool = True
 
 
 class ObjectStores(pulumi.ComponentResource):
@@ -109,13 +112,14 @@ class ObjectStores(pulumi.ComponentResource):
             # A rule on versions is refused while the bucket does not keep any.
             opts=pulumi.ResourceOptions(parent=self, depends_on=[versioning]),
         )
-        s3.BucketPolicy(
-            f"{name}-s3",
-            bucket=bucket.bucket,
-            policy=bucket.arn.apply(tls_only_policy),
-            # S3 refuses two changes of a bucket's access at the same time.
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[blocked]),
-        )
+        if args.tls_only:
+            s3.BucketPolicy(
+                f"{name}-s3",
+                bucket=bucket.bucket,
+                policy=bucket.arn.apply(tls_only_policy),
+                # S3 refuses two changes of a bucket's access at the same time.
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[blocked]),
+            )
         return bucket
 
     def _make_gcs(self, name: str, args: ObjectStoresArgs) -> storage.Bucket:

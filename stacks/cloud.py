@@ -28,6 +28,7 @@ def program(environment: str, settings: Settings) -> None:
         ObjectStoresArgs(
             gcs_location=settings.gcp.location,
             **settings.object_stores.model_dump(exclude={"onprem"}),
+            tls_only=not (settings.aws_endpoint or "").startswith("http:"),
         ),
         pulumi.ResourceOptions(providers=[aws, gcp]),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pulumi
 from pulumi_gcp import secretmanager
 
+from infra.gcp_cloud import described
 from infra.gcp_gpu_pool import GcpGpuPool, GcpGpuPoolArgs
 from infra.gcp_site_link import GcpSiteLink, GcpSiteLinkArgs
 from infra.object_stores import ObjectStores, ObjectStoresArgs
@@ -80,6 +81,7 @@ def link(environment: str, settings: Settings) -> None:
                 for site in settings.sites
             ],
             cloud_asn=settings.network.amazon_asn,
+            description=described(environment),
         ),
         pulumi.ResourceOptions(providers=[gcp_provider(settings, environment, "link")]),
     )

@@ -10,6 +10,8 @@ import pytest
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.teardown import AZURE_ACCOUNT, Teardown
+from infra.faults import CloudError
+from infra.listers import Found
 from stacks.settings import SHIPPED, load_settings
 
 
@@ -56,19 +58,45 @@ def test_an_azure_store_goes_only_with_consent_since_nobody_sees_what_it_holds(
     teardown.protect_data(delete=True)
 
 
-def test_on_azure_nothing_is_listed_and_orphans_says_so(environment):
-    teardown = Teardown.of(environment("azure"), silent)
-    teardown.protect_data(delete=False)  # there is no store in the state
-    teardown.drain_groups()
-    teardown.remove_unrecorded(())
-    teardown.require_nothing_left()
-    with pytest.raises(CommandError, match="is on Azure, where nothing is listed yet") as refused:
-        _ = teardown.places
-    assert refused.value.exit_code == 2
+def test_on_azure_and_google_cloud_nobody_asks_aws(environment):
+    azure, google = (Teardown.of(environment(cloud), silent) for cloud in ("azure", "gcp"))
+    assert azure.aws is google.aws is azure.gcs is None and google.gcs is not None
+    assert (azure.places, google.places) == ("Azure", "Google Cloud")
+    azure.protect_data(delete=False)  # there is no store in the state
+    azure.drain_groups()
+    google.drain_groups()
 
 
-def test_on_google_cloud_nobody_asks_aws(environment):
+class Elsewhere:
+    """A cloud with these objects, which keeps what it was asked to remove."""
+
+    def __init__(self, *found: Found) -> None:
+        self.there, self.removed = list(found), []
+
+    def list(self) -> list[Found]:
+        return self.there
+
+    def remove(self, found) -> None:
+        self.removed += found
+
+
+def test_what_another_cloud_has_is_an_orphan_unless_a_state_or_its_group_knows_it():
+    ours = {"hybrid:environment": "shop"}
+    group = Found("azure", "resource group", "/subscriptions/s/resourcegroups/g", "g", ours)
+    machine = Found("azure", "vm", f"{group.identity}/m", "m", ours, within=group.identity)
+    lost = Found("azure", "disk", "/subscriptions/s/resourcegroups/h/d", "d", ours)
+    others = Found("azure", "disk", "/subscriptions/s/resourcegroups/h/e", "e", {"x": "y"})
+    cloud = Elsewhere(group, machine, lost, others)
+    teardown = Teardown("shop", None, None, silent, machines=cloud)
+    known = {"/subscriptions/s/resourceGroups/G"}
+    assert teardown.unrecorded(known) == [lost]
+    teardown.remove_unrecorded(known)
+    assert cloud.removed == [lost]
+    with pytest.raises(CommandError, match="shop is torn down, but this is left: azure resource"):
+        teardown.require_nothing_left()
+
+
+def test_without_credentials_the_command_says_what_gives_some(environment):
     teardown = Teardown.of(environment("gcp"), silent)
-    assert teardown.aws is None and teardown.gcs is not None
-    assert teardown.found("autoscaling") == []
-    assert "nothing else was looked at" in teardown.places
+    with pytest.raises(CloudError, match="gcloud auth application-default login"):
+        teardown.found()

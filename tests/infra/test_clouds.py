@@ -87,6 +87,20 @@ def test_gcp_opens_no_port_to_the_world_and_lets_only_https_out(plan):
     assert all(rule["targetServiceAccounts"] for rule in rules)
 
 
+def test_what_gcp_gives_no_label_tells_in_its_description_whose_it_is(plan):
+    """`hybrid orphans` and `hybrid down` know it by that."""
+    seen = {**plan("gcp", cloud).inputs, "gcp:compute/router:Router": {}}
+    seen["gcp:compute/router:Router"] |= plan("gcp", link).inputs["gcp:compute/router:Router"]
+    unlabelled = ("network:Network", "subnetwork:Subnetwork", "router:Router", "firewall:Firewall",
+                  "regionInstanceGroupManager:RegionInstanceGroupManager",
+                  "regionAutoscaler:RegionAutoscaler")  # fmt: skip
+    kinds = [f"gcp:compute/{kind}" for kind in unlabelled] + ["gcp:serviceaccount/account:Account"]
+    for kind in kinds:
+        assert seen[kind], kind
+        for inputs in seen[kind].values():
+            assert inputs["description"] == "hybrid-environment=production-gcp", kind
+
+
 def test_gcp_machines_are_private_and_their_account_cannot_delete(plan):
     seen = plan("gcp", cloud)
     templates = seen.inputs["gcp:compute/regionInstanceTemplate:RegionInstanceTemplate"]

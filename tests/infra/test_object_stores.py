@@ -112,6 +112,11 @@ def test_the_policy_refuses_plain_text_on_bucket_and_objects():
     assert {"Bool": {"aws:SecureTransport": "false"}} in [s["Condition"] for s in statements]
 
 
+def test_an_emulator_that_speaks_plain_http_gets_no_such_policy(declare):
+    _, seen = declare(lambda: stores(tls_only=False))
+    assert "aws:s3/bucketPolicy:BucketPolicy" not in seen.inputs
+
+
 def test_a_preview_does_not_know_what_the_cloud_will_say(declare, settled):
     made, seen = declare(stores, preview=True)
     assert settled(made.s3_arn)[1] is False

@@ -7,6 +7,7 @@ import json
 import pytest
 from moto import mock_aws
 
+from cli.teardown import Teardown
 from infra.clients import Aws
 from infra.holdings import s3_holding
 from infra.listers import AWS_KINDS, Found, list_aws
@@ -72,6 +73,18 @@ def test_a_drained_group_holds_nothing_back(aws, group):
     hooks = aws("autoscaling").describe_lifecycle_hooks(AutoScalingGroupName=group)
     assert hooks["LifecycleHooks"] == []
     assert "instance" not in {each.kind for each in list_aws(aws)}
+
+
+def test_machines_of_a_group_that_is_known_are_no_orphans(aws, group):
+    """They are in no state: the group makes them, and their disks and interfaces."""
+    for disk in aws("ec2").describe_volumes()["Volumes"]:
+        aws("ec2").create_tags(Resources=[disk["VolumeId"]], Tags=TAGS)
+    teardown = Teardown("shop", aws, None, lambda done, total, text: None)
+    everything = {each.identity for each in teardown.found()}
+    made = {e.identity for e in teardown.found() if e.kind in ("instance", "volume")}
+    assert len(made) == 4
+    assert teardown.unrecorded(everything - made) == []
+    assert {e.identity for e in teardown.unrecorded(everything - made - {group})} >= made
 
 
 def test_what_is_removed_goes_in_an_order_that_services_accept(aws, group):

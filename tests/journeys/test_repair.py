@@ -123,14 +123,18 @@ def test_up_finishes_what_an_interrupted_and_a_killed_up_began(user, clouds):
     assert user.asks("orphans")["orphans"] == []
 
 
-def test_down_refuses_while_a_store_holds_data_and_says_what(user, clouds):
+def test_down_refuses_while_a_store_holds_data_and_says_what(user, clouds, tmp_path):
     before = clouds.residue()
+    (found,) = clouds.aws("s3").list_buckets()["Buckets"]
+    (tmp_path / "data").write_text("seven b")
+    user.runs("store", "sync", str(tmp_path), f"s3://{found['Name']}/shop")
     (bucket,) = clouds.gcs.client().list_buckets()
     bucket.blob("models/channels/production").upload_from_string("sha256:0")
     bucket.blob(f"models/manifests/{'0' * 64}.json").upload_from_string("{}")
     refused = user.runs("down", code=1).stderr
     assert f"gs://{bucket.name} holds 2 objects of 10 bytes, the newest of 2" in refused
     assert "among them 1 model (channels: production)" in refused
+    assert f"s3://{found['Name']} holds 1 object of 7 bytes" in refused
     assert "Nothing was torn down" in refused and "down local --delete-data" in refused
     assert clouds.residue() == before
 

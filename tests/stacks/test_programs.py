@@ -27,7 +27,7 @@ ENGINE = (
 # environments are planned for a real one too.
 STACKS = {
     "local.private": 5,
-    "local.cloud": 51,
+    "local.cloud": 50,
     "local.link": 12,
     "local.platform": 46,
     "production.private": 20,

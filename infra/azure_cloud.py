@@ -1,0 +1,140 @@
+"""What an environment has on Azure: its resource group, and all that is in it or carries its tags.
+
+Asked over Azure Resource Manager's REST API, which lists resources of every kind in one call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential
+
+from infra.clients import ATTEMPTS
+from infra.listers import Found
+from infra.removal import RemovalError
+
+MANAGER = "https://management.azure.com"
+API = {"api-version": "2021-04-01"}
+# A VPN gateway alone takes half an hour to go.
+PATIENCE_SECONDS = 3600.0
+# What a scale set makes and takes along when it goes; none of it is in the engine's state.
+_OF_MACHINES = re.compile(
+    r"microsoft\.compute/(virtualmachines|disks)|microsoft\.network/networkinterfaces"
+)
+
+
+@dataclass(frozen=True)
+class Azure:
+    """One subscription, with the credentials of the process environment.
+
+    Parameters
+    ----------
+    session
+        An authorised `requests` session; made when first needed where none is given.
+    """
+
+    subscription: str
+    session: Any = None
+    _made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def list(self) -> list[Found]:
+        """Resource groups, then resources, of whatever environment.
+
+        Ids are in small letters: Azure itself is not of one mind about them.
+        """
+        at = f"{MANAGER}/subscriptions/{self.subscription}"
+        groups = [
+            Found("azure", "resource group", each["id"].lower(), each["name"], each.get("tags") or {})
+            for each in self._pages(f"{at}/resourcegroups")
+        ]
+        return groups + [self._resource(each) for each in self._pages(f"{at}/resources")]
+
+    def remove(self, found: Iterable[Found]) -> None:
+        """Remove resource groups with all that is in them; wait for each until it is gone.
+
+        Raises
+        ------
+        RemovalError
+            Azure refuses, a group does not go, or something is in none that goes.
+        """
+        gone: list[str] = []
+        for each in found:
+            if any(each.identity.startswith(f"{group}/") for group in gone):
+                continue
+            if each.kind != "resource group":
+                raise RemovalError(f"There is no way known to remove {each}: remove it by hand.")
+            address = f"{MANAGER}{each.identity}"
+            answer = self._session().delete(address, params=API)
+            if not answer.ok and answer.status_code != 404:
+                raise RemovalError(f"{each} cannot be removed: {_reason(answer)}")
+            self._await(each, address)
+            gone.append(each.identity)
+
+    def _await(self, each: Found, address: str) -> None:
+        there = Retrying(
+            retry=retry_if_result(lambda answer: answer.status_code != 404),
+            wait=wait_exponential(0.5, max=15),
+            stop=stop_after_delay(PATIENCE_SECONDS),
+        )
+        try:
+            there(self._session().get, address, params=API)
+        except RetryError:
+            minutes = PATIENCE_SECONDS / 60
+            raise RemovalError(
+                f"Waited {minutes:.0f} minutes in vain for {each} to go: look at it in the portal, "
+                "then run the command again."
+            ) from None
+
+    def _resource(self, each: Mapping[str, Any]) -> Found:
+        identity, kind = each["id"].lower(), each["type"].lower()
+        group = identity.partition("/providers/")[0]
+        within = group if _OF_MACHINES.fullmatch(kind) else ""
+        return Found("azure", each["type"], identity, each["name"], each.get("tags") or {}, within)
+
+    def _pages(self, address: str) -> Iterator[Mapping[str, Any]]:
+        parameters: Mapping[str, str] = API
+        while address:
+            answer = self._session().get(address, params=parameters)
+            answer.raise_for_status()
+            page = answer.json()
+            yield from page["value"]
+            address, parameters = page.get("nextLink") or "", {}
+
+    def _session(self) -> Any:
+        if self.session is not None:
+            return self.session
+        if not self._made:
+            import requests
+            from azure.identity import DefaultAzureCredential
+            from requests.adapters import HTTPAdapter
+            from urllib3.util import Retry
+
+            session = requests.Session()
+            session.auth = _Bearer(DefaultAzureCredential())
+            busy = Retry(ATTEMPTS, backoff_factor=0.5, status_forcelist=(429, 503),
+                         allowed_methods=None, raise_on_status=False)  # fmt: skip
+            session.mount("https://", HTTPAdapter(max_retries=busy))
+            self._made["session"] = session
+        return self._made["session"]
+
+
+class _Bearer:
+    """Signs requests; the credential keeps a token as long as it is good."""
+
+    def __init__(self, credential: Any) -> None:
+        self._credential = credential
+
+    def __call__(self, request: Any) -> Any:
+        token = self._credential.get_token(f"{MANAGER}/.default").token
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+
+def _reason(answer: Any) -> str:
+    try:
+        return answer.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.reason}"
