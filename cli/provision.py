@@ -98,17 +98,29 @@ def drift(environment: Environment, progress: Progress) -> list[LayerResult]:
     """
     if not any(resource_counts(environment).values()):
         raise CommandError(f"{environment.name} is not up: hybrid up {environment.name}.")
-    if environment.is_local:
-        alive = Supervisor(environment.folder).alive()
-        silent = [p.name for p in LocalServers(environment).emulators if p.name not in alive]
-        if silent:
-            raise CommandError(
-                f"{', '.join(silent)} of {environment.name} do not run, and what they held is "
-                f"lost: hybrid up {environment.name} makes it again."
-            )
+    require_emulators(environment)
     engine = Engine(environment)
     engine.prepare()
     return engine.drift(progress)
+
+
+def require_emulators(environment: Environment) -> None:
+    """Refuse to ask emulators that do not run; an environment without any passes.
+
+    Raises
+    ------
+    CommandError
+        Names them.
+    """
+    if not environment.is_local:
+        return
+    alive = Supervisor(environment.folder).alive()
+    silent = [p.name for p in LocalServers(environment).emulators if p.name not in alive]
+    if silent:
+        raise CommandError(
+            f"{', '.join(silent)} of {environment.name} do not run, and what they held is lost: "
+            f"hybrid up {environment.name} makes it again."
+        )
 
 
 def down(

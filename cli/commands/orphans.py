@@ -20,11 +20,13 @@ def orphans(app: Application, environment: str, remove: bool, yes: bool, as_json
     from cli.engine import Engine
     from cli.lock import environment_lock
     from cli.preflight import require_account
+    from cli.provision import require_emulators
     from cli.teardown import Teardown
 
     target = app.environment(environment)
     with environment_lock(target.folder, "hybrid orphans"), app.progress("orphans") as progress:
         require_account(target)
+        require_emulators(target)
         Engine(target).prepare()
         teardown, recorded = Teardown.of(target, progress), recorded_names(target)
         places = teardown.places

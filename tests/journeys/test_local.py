@@ -250,6 +250,7 @@ def test_down_leaves_no_process_and_no_port_but_the_models(user):
     assert not any(found["layers"].values()) and found["servers"] == []
     assert user.asks("models", "list") == models
     assert "Nothing to end" in user.runs("down").stdout
+    assert "moto, gcs of local do not run" in user.runs("orphans", code=1).stderr
 
 
 def test_run_goes_on_where_it_was_interrupted(user):
