@@ -110,7 +110,7 @@ def test_the_second_of_two_ups_is_told_who_is_at_work_and_an_interrupted_one_how
     until(clouds.vpcs)
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "The same command goes on from here" in said and "Traceback" not in said
 
 
