@@ -12,7 +12,7 @@ test: $(STAMP)
 	tools/test-tools.sh
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# Stops an `up` after each of its calls to AWS, one at a time; the suite does so for some.
+# Stops an `up` after each of its calls to AWS and GCS, one at a time; the suite does so for some.
 test-teardown: $(STAMP)
 	HYBRID_EVERY_CUT=1 $(BIN)/python -m pytest -n 0 tests/journeys/test_teardown.py
 

@@ -78,7 +78,7 @@ def torn_down(aws: Aws, gcs: Gcs, cloud: Cloud) -> list[str]:
     teardown = Teardown("local", aws, gcs, lambda done, total, text: None)
     names = [(r.identity, r.properties.get("arn"), r.properties.get("name")) for r in cloud.recorded]
     teardown.drain_groups()
-    teardown.remove_unrecorded({name for each in names for name in each})
+    teardown.remove_unrecorded({name for each in names for name in each if name})
     cloud.destroy()
     teardown.require_nothing_left()
     return residue(aws, gcs)
