@@ -114,6 +114,8 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "        proxy_http_version 1.1;\n"
         '        proxy_set_header Connection "";\n'
         "        proxy_set_header X-Request-Id $request_id;\n"
+        # Workers of an nginx that root started may not enter a folder that is only root's.
+        "        proxy_max_temp_file_size 0;\n"
         "        proxy_connect_timeout 2s;\n"
         "        proxy_read_timeout 60s;\n"
         "        proxy_next_upstream error non_idempotent;\n"
