@@ -72,7 +72,7 @@ class ServingClient:
     def register(self, archive: str) -> None:
         """Load an archive of the archives folder with one worker; returns when that is ready."""
         parameters = {"url": archive, "initial_workers": "1", "synchronous": "true"}
-        answer = self._manage("POST", "/models", parameters, timeout=180)
+        answer = self._manage("POST", "/models", parameters, timeout=660)
         self._expect(answer, f"load {archive}")
 
     def set_default(self, digest: str) -> None:

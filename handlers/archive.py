@@ -17,14 +17,15 @@ from handlers.openapi import openapi_document
 HANDLER = "service.py"
 PACKAGES = ("handlers", "recsys")
 # One worker answers up to 16 requests at once. A lone request waits for company for a millisecond,
-# the least that still lets a batch grow above two.
+# the least that still lets a batch grow above two. Making the index of a million items takes a
+# minute of both cores, and longer on a busy machine.
 CONFIGURATION = """\
 minWorkers: 1
 maxWorkers: 1
 batchSize: 16
 maxBatchDelay: 1
 responseTimeout: 30
-startupTimeout: 120
+startupTimeout: 600
 """
 
 
