@@ -113,6 +113,7 @@ class Supervisor:
         CommandError
             A port that one of them needs is taken.
         """
+        self._end_strays()
         alive = self.alive()
         missing = [part for part in parts if part.name not in alive]
         for part in missing:
@@ -269,18 +270,37 @@ class Supervisor:
             return None
 
     def survivors(self) -> list[psutil.Process]:
-        """Processes of this environment, found by the variable they inherited."""
+        """Processes of this environment, found by the variable they inherited.
+
+        nginx writes its title over its variables: it is known by the folder that it works in.
+        """
         found = []
-        for process in psutil.process_iter():
+        for process in psutil.process_iter(["name"]):
             try:
-                if process.environ().get(MARKER) == str(self.folder):
+                if process.environ().get(MARKER) == str(self.folder) or (
+                    process.info["name"] == "nginx" and process.cwd() == str(self.folder)
+                ):
                     found.append(process)
             except psutil.Error:
                 continue
         return found
 
+    def _end_strays(self) -> None:
+        """End nginx's workers whose main process was killed: they would hold its port for ever.
+
+        What else has lost its parent, such as an app of Flower, ends by itself.
+        """
+        pid = self._pid()
+        if pid is None or not psutil.pid_exists(pid):
+            return
+        kept = {child.pid for child in psutil.Process(pid).children(recursive=True)}
+        strays = [process for process in self.survivors() if process.info["name"] == "nginx"]
+        self._end([process for process in strays if process.pid not in kept])
+
     def _end_survivors(self) -> None:
-        survivors = self.survivors()
+        self._end(self.survivors())
+
+    def _end(self, survivors: list[psutil.Process]) -> None:
         for process in survivors:
             process.terminate()
         _, stubborn = psutil.wait_procs(survivors, timeout=5)
