@@ -84,8 +84,10 @@ def federate(
     key = sha256(repr((parent, sites, sorted(asked.items()))).encode()).hexdigest()
     run = runs_folder(environment) / f"federate-{key[:12]}"
     # What was picked to meet a budget stays: rounds since then would let another plan win.
+    interactions = None
     if not (run / "request.json").exists():
-        planned = plan(environment, reference, how, wish, sites)
+        interactions = _data(environment, parent, sites)
+        planned = plan(environment, reference, how, wish, sites, interactions)
         if announce:
             announce(planned)
         chosen = planned.chosen
@@ -94,6 +96,7 @@ def federate(
             "local_epochs": chosen.local_epochs,
             "compression": chosen.compression.method,
             "share": chosen.compression.share,
+            "egress_price": planned.price,
         }
         request = {
             "parent": parent,
@@ -102,7 +105,7 @@ def federate(
             "wandb_project": wandb_project,
         }
         write_text(run / "request.json", json.dumps(request))
-    return _run(environment, run, progress, observe)
+    return _run(environment, run, progress, observe, interactions)
 
 
 def plan(
@@ -111,19 +114,23 @@ def plan(
     how: dict[str, Any],
     wish: Wish,
     sites: list[str] | None = None,
+    interactions: Interactions | None = None,
 ) -> Planned:
-    """What a run would take; see :func:`federate` for the arguments."""
+    """What a run would take; see :func:`federate` for the arguments.
+
+    `interactions` are those of the model, where they have been read already.
+    """
     store = environment_store(environment)
     parent = store.resolve(reference)
     sites = participants(environment) if sites is None else sites
-    shares = shared_out(environment, _data(environment, parent, sites))
+    shares = shared_out(environment, interactions or _data(environment, parent, sites))
     with tempfile.TemporaryDirectory(prefix="hybrid-federate-") as scratch:
         return plan_run(
             store.get(parent, Path(scratch) / "model"),
             {site: shares.get(site) for site in sites},
             runs_folder(environment),
             wish,
-            **{name: how[name] for name in ("rounds", "local_epochs") if name in how},
+            **{name: how[name] for name in ("rounds", "local_epochs", "buffer") if name in how},
         )
 
 
@@ -152,7 +159,11 @@ def resume(
 
 
 def _run(
-    environment: Environment, run: Path, progress: Progress, observe: Observe | None
+    environment: Environment,
+    run: Path,
+    progress: Progress,
+    observe: Observe | None,
+    interactions: Interactions | None = None,
 ) -> Trained:
     """Begin the run of a folder's request, or go on with it, and store its model."""
     from federation.run import federate as run_federation
@@ -167,7 +178,7 @@ def _run(
             f"{run.name} does not tell how it was started: repeat the command that started it."
         ) from None
     store = environment_store(environment)
-    hand_out(environment, _data(environment, parent, sites))
+    hand_out(environment, interactions or _data(environment, parent, sites))
     # Written anew from the records: a caller that was killed may have missed rounds.
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
     audit = environment.audit_log()

@@ -52,10 +52,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Planned:
-    """The run that was chosen, and beside it the same with each other compression."""
+    """The run that was chosen, and beside it the same with each other compression.
+
+    `price` is that of egress, in US dollars for a GB.
+    """
 
     chosen: Plan
     others: list[Plan]
+    price: float
 
 
 def plan_run(
@@ -66,6 +70,7 @@ def plan_run(
     *,
     rounds: int = 5,
     local_epochs: int = 1,
+    buffer: int = 0,
 ) -> Planned:
     """Reckon a run, or pick one that stays in the budget.
 
@@ -79,6 +84,8 @@ def plan_run(
         Folder of earlier runs, whose measurements count.
     rounds, local_epochs
         As asked for; `Planned.chosen` may have others.
+    buffer
+        See :func:`federation.planner.plan`.
     """
     from infra.cost import read_prices
 
@@ -92,7 +99,7 @@ def plan_run(
         speed, seconds = known.get(name, (None, None))
         touched = 1.0 if interactions is None else _touched(recipe, interactions)
         sites.append(Site(name, touched, wish.bandwidth or speed, seconds))
-    how = {"rounds": rounds, "local_epochs": local_epochs, "price": price}
+    how = {"rounds": rounds, "local_epochs": local_epochs, "price": price, "buffer": buffer}
     if wish.compression == "auto":
         chosen = choose(shapes, sites, wish.budget, **how)
     else:
@@ -100,7 +107,7 @@ def plan_run(
     kept = [site for site in sites if site.name in chosen.sites]
     how |= {"rounds": chosen.rounds, "local_epochs": chosen.local_epochs}
     others = [plan(shapes, kept, s, **how) for s in SCHEMES if s != chosen.compression]
-    return Planned(chosen, others)
+    return Planned(chosen, others, price)
 
 
 def show_plan(app: Application, planned: Planned) -> None:

@@ -18,6 +18,7 @@ from federation.exchange import Exchange, exchange
 from federation.metrics import check_metrics
 from federation.privacy.rounds import Terms
 from federation.protocol import Reply, Task, write_model
+from federation.secure.homomorphic import CIPHERTEXT_BYTES, NUMBERS
 from federation.settings import RunSettings
 from federation.updates import Update, Weights, check_update
 
@@ -25,6 +26,8 @@ from federation.updates import Update, Weights, check_update
 # strategy asks for besides), and room for figures.
 REPLY_MODELS = 2
 REPLY_ROOM = 1 << 20
+# What the reply of a site in a secure sum has in the place of its change.
+HIDDEN = {"masks": "masked", "ckks": "encrypted"}
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,17 @@ def read_answer(
         If it cannot be used.
     """
     size = sum(array.nbytes for array in weights.values())
-    limit = run.settings.reply_limit or REPLY_MODELS * size + REPLY_ROOM
+    usual = REPLY_MODELS * size + REPLY_ROOM
+    if run.settings.secure == "ckks":
+        usual += CIPHERTEXT_BYTES * (size // (4 * NUMBERS) + 1)
+    limit = run.settings.reply_limit or usual
     reply = Reply.from_content(content, site=site, task=task, limit=limit)
     for part in ["validation", "test"] if last else ["validation"]:
         check_metrics(site, reply.figures.get(part, {}))
     if not trained:
         return Answer(reply, None)
     if task.secure != "none":
-        _check_hidden(reply)
+        _check_hidden(reply, HIDDEN[run.settings.secure])
         return Answer(reply, None)
     return Answer(reply, _update(weights, reply, run.settings.strategy == "scaffold"))
 
@@ -144,11 +150,11 @@ def _update(weights: Weights, reply: Reply, controlled: bool) -> Update:
     return update
 
 
-def _check_hidden(reply: Reply) -> None:
+def _check_hidden(reply: Reply, part: str) -> None:
     """Refuse the reply of a site that takes part in a secure sum without what it is of."""
     try:
         examples, loss = int(reply.figures["train"]["examples"]), reply.figures["train"]["loss"]
     except KeyError as error:
         raise FederationError(f"Site {reply.site!r} left {error} out of its reply.") from error
-    if "masked" not in reply.blobs or examples < 1 or not math.isfinite(loss):
+    if part not in reply.blobs or examples < 1 or not math.isfinite(loss):
         raise FederationError(f"Site {reply.site!r} sent no usable part of the secure sum.")

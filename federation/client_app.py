@@ -22,6 +22,7 @@ from federation.local_training import own_model, train_at_site, train_privately
 from federation.privacy.rounds import site_key
 from federation.parcel import packed, unpacked
 from federation.protocol import Reply, Task, read_model, vocabulary_digest
+from federation.secure.encrypted_site import KeyHolder, is_encrypted
 from federation.secure.site import answer, masked_change
 from federation.site_state import Kept, SiteState
 from federation.updates import Weights
@@ -48,16 +49,20 @@ def evaluate_final(message: Message, context: Context) -> Message:
 @app.query()
 def secure_sum(message: Message, context: Context) -> Message:
     """Answer a question of a secure sum; the vector itself comes with the training."""
-    question = unpacked(message.content)["secure"]
+    content = unpacked(message.content)
+    question = content["secure"]
+    text, run = str(question["text"]), str(question["run"])
     site, state = str(context.node_config["site"]), Path(str(context.node_config["state"]))
     split = leave_one_out(load_interactions(str(context.node_config["data"])))
-    told = answer(
-        str(question["text"]), site=site, secret=site_key(state), folder=state,
-        examples=len(split.train.sequence),
-    )  # fmt: skip
-    reply = Reply(
-        site, str(question["run"]), int(question["number"]), {}, {"secure": told.encode()}
-    )
+    examples, parts = len(split.train.sequence), {}
+    if is_encrypted(text):
+        holder = KeyHolder(site, site_key(state), run, state)
+        sent = read_model(content["with"]) if "with" in content else {}
+        told, parts = holder.answer(text, sent, examples)
+    else:
+        told = answer(text, site=site, secret=site_key(state), examples=examples, folder=state)
+    blobs = {"secure": json.dumps(told).encode()} | parts
+    reply = Reply(site, run, int(question["number"]), {}, blobs)
     return Message(packed(reply.to_content()), reply_to=message)
 
 
@@ -117,7 +122,12 @@ def _work(
             seed = _seed(task, site)
             trained = train_at_site(model, split.train, recipe, task, seed, kept, control)
         kept = kept | trained.kept
-        if task.secure != "none":
+        if task.secure != "none" and is_encrypted(task.secure):
+            holder = KeyHolder(site, site_key(state), task.run, state)
+            blobs["encrypted"] = holder.encrypted(
+                task.secure, trained.delta, received, seed=task.seed, number=task.number
+            )
+        elif task.secure != "none":
             blobs["masked"] = masked_change(
                 task.secure, trained.delta, received, site=site, secret=site_key(state),
                 seed=task.seed, number=task.number, about=f"{task.run}/{task.number}/{about}",

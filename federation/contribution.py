@@ -9,8 +9,10 @@ updates also changed what the others learnt from; that takes a run without it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from federation.errors import FederationError
+from federation.strategies.buffered import FedBuff
 from federation.strategies.make import Strategy
 from federation.updates import Update, Weights
 
@@ -62,6 +64,9 @@ def _without(
     others = [update for update in updates if update.site != site]
     if not others:
         return weights
+    if isinstance(strategy, FedBuff):
+        # Its mean is over the whole buffer: what is taken out leaves a gap that moves nothing.
+        others += [replace(update, delta={}) for update in updates if update.site == site]
     try:
         return strategy.aggregate(weights, others, state)[0]
     except FederationError:  # such as Krum, which needs so many

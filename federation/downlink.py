@@ -20,8 +20,7 @@ from safetensors.numpy import load, save
 from federation.compression import Compression, decode, encode
 from federation.errors import FederationError
 from federation.files import write_private
-from federation.strategies.averaging import FedAvg
-from federation.strategies.make import Strategy
+from federation.strategies.make import Additive, Strategy
 from federation.updates import Delta, Rows, Update, Weights
 
 # Name of the part of a message that is the whole model; other parts are named by their round.
@@ -76,8 +75,8 @@ def combine(
     strategy: Strategy, weights: Weights, updates: Sequence[Update], state: Weights
 ) -> tuple[Delta, Weights]:
     """What a strategy makes of the updates, as a change of the weights; and its new state."""
-    # Averages alone need no second table of the weights.
-    if type(strategy) is FedAvg:
+    # What only adds something to the weights needs no second table of them.
+    if isinstance(strategy, Additive):
         return strategy.change(updates), state
     after, state = strategy.aggregate(weights, updates, state)
     return changed(weights, after), state

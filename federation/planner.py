@@ -85,7 +85,8 @@ class Plan:
     bytes_down, bytes_up : int
         Of a round, to and from all sites, once each site has the model.
     seconds : float or None
-        Of a round, until the slowest site has answered; None where a site was never measured.
+        Of a round, until all the answers have come that it waits for; None where a site was never
+        measured.
     cost : float
         US dollars of a round for what leaves the cloud.
     run_bytes, run_seconds, run_cost
@@ -122,6 +123,7 @@ def plan(
     rounds: int,
     local_epochs: int,
     price: float,
+    buffer: int = 0,
 ) -> Plan:
     """Reckon what a run takes.
 
@@ -137,6 +139,8 @@ def plan(
         See :class:`Plan`.
     price : float
         US dollars for a GB (10⁹ bytes) that leaves the cloud.
+    buffer : int
+        Answers that end a round, if it does not wait for all sites (FedBuff).
     """
     whole = message_bytes(shapes, Compression("none"), 1.0)
     shares = [_reached(site.touched, local_epochs) for site in sites]
@@ -144,21 +148,24 @@ def plan(
     everywhere = 1 - math.prod(1 - share for share in shares)
     down = message_bytes(shapes, compression, everywhere)
     ups = [message_bytes(shapes, compression, share) for share in shares]
-    # Rounds + 1 models go down, the first one whole; the last is only evaluated.
-    run_down = len(sites) * (whole + rounds * down)
-    run_up = rounds * sum(ups)
-    first, usual = (_slowest(sites, ups, size, local_epochs) for size in (whole, down))
-    last = _slowest(sites, [0] * len(sites), down, 0)
+    # Of a round that does not wait: so many sites get a model and answer.
+    part = buffer / len(sites) if buffer else 1.0
+    round_down, round_up = round(part * len(sites) * down), round(part * sum(ups))
+    # Rounds + 1 models go down, the first one whole; the last is only evaluated, by all.
+    run_down = len(sites) * (whole + down) + (rounds - 1) * round_down
+    run_up = rounds * round_up
+    first, usual = (_seconds(sites, ups, size, local_epochs, buffer) for size in (whole, down))
+    last = _seconds(sites, [0] * len(sites), down, 0, 0)
     known = first is not None and usual is not None and last is not None
     return Plan(
         compression=compression,
         rounds=rounds,
         local_epochs=local_epochs,
         sites=tuple(site.name for site in sites),
-        bytes_down=len(sites) * down,
-        bytes_up=sum(ups),
+        bytes_down=round_down,
+        bytes_up=round_up,
         seconds=usual,
-        cost=len(sites) * down / 1e9 * price,
+        cost=round_down / 1e9 * price,
         run_bytes=run_down + run_up,
         run_seconds=first + (rounds - 1) * usual + last if known else None,
         run_cost=run_down / 1e9 * price,
@@ -173,6 +180,7 @@ def choose(
     rounds: int,
     local_epochs: int,
     price: float,
+    buffer: int = 0,
     schemes: Sequence[Compression] = SCHEMES,
 ) -> Plan:
     """Pick the run that loses least and stays in the budget.
@@ -193,7 +201,7 @@ def choose(
                 "trained here: run a round without this budget first, or give one of bytes."
             )
     tried: list[Plan] = []
-    for fewer in _fewer_sites(sites):
+    for fewer in (left for left in _fewer_sites(sites) if len(left) >= buffer):
         for stretch in (times for times in STRETCHES if times <= rounds):
             for scheme in schemes:
                 candidate = plan(
@@ -203,6 +211,7 @@ def choose(
                     rounds=math.ceil(rounds / stretch),
                     local_epochs=local_epochs * stretch,
                     price=price,
+                    buffer=buffer,
                 )
                 if candidate.fits(budget):
                     return candidate
@@ -282,14 +291,18 @@ def _reached(touched: float, epochs: int) -> float:
     return 1 - (1 - touched) ** epochs
 
 
-def _slowest(
-    sites: Sequence[Site], ups: Sequence[int], down: int, epochs: int
+def _seconds(
+    sites: Sequence[Site], ups: Sequence[int], down: int, epochs: int, buffer: int
 ) -> float | None:
+    """Until the slowest site has answered; with a buffer, until so many answers have come."""
     times = []
     for site, up in zip(sites, ups, strict=True):
         if site.bandwidth is None or (epochs and site.epoch_seconds is None):
             return None
         times.append((up + down) / site.bandwidth + epochs * (site.epoch_seconds or 0))
+    if buffer:
+        # Each site goes on at its own pace.
+        return buffer / sum(1 / max(each, 1e-9) for each in times)
     return max(times)
 
 

@@ -170,7 +170,7 @@ def silence(site: str, seconds: float) -> str:
     """Sentence about a site that has not answered."""
     return (
         f"No answer from site {site!r} within {seconds:g} s: read the logs of the SuperNode and of "
-        "the client executor there."
+        "the client executor there, and set its clock if it is off."
     )
 
 

@@ -13,7 +13,9 @@ part            from                        content
 ``delta``       site if it trained          the change, by :func:`federation.compression.encode`
 ``extra``       the same with SCAFFOLD      how the site's control variate changed, likewise
 ``masked``      site, of a secure sum       the change by :func:`federation.secure.site.masked_change`
+``encrypted``   site, of an encrypted sum   the change as ciphertexts, likewise
 ``secure``      both, of a secure sum       a question of :mod:`federation.secure`, and its answer
+``with``        server, with such a one     a letter, or an encrypted sum
 ``behind``      site, alone                 the site does not hold what the model goes on from
 ==============  ==========================  ==================================================
 """
@@ -57,7 +59,7 @@ class Task:
     rate : float
         Share of the recipe's learning rate to train with.
     secure : str
-        :class:`federation.secure.messages.Plan` as text, or "none".
+        :class:`federation.secure.messages.Plan` as text, the plan of an encrypted sum, or "none".
     """
 
     run: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,12 @@ from federation.ledger import save_updates
 from federation.metrics import average_metrics
 from federation.privacy.ledger import LEDGER, Ledger
 from federation.privacy.rounds import charge
+from federation.screening import suspects
 from federation.settings import RunSettings
 from federation.strategies.make import make_strategy
 from federation.updates import Delta, Update, Weights
+
+log = logging.getLogger("flwr")
 
 
 def rate(settings: RunSettings, number: int) -> float:
@@ -53,14 +57,20 @@ def close(
     complete(run, state, measured)
     if run.settings.keep_updates:
         save_updates(run.folder, number, updates)
+    found = suspects(updates)
+    for sentence in found.values():
+        log.warning("round %d: %s", number, sentence)
     weights, memory, residual = _combined(run, state, number, updates)
     examples = sum(update.examples for update in updates)
     record = {
         "round": number,
         "loss": sum(update.loss * update.examples for update in updates) / examples,
         **record,
+        "suspects": dict(sorted(found.items())),
         "model": digest(weights),
     }
+    if price := run.settings.egress_price:
+        record["cost"] = record["bytes_down"] / 1e9 * price
     after = Checkpoint(number, weights, memory, [*state.records, record], residual)
     after.save(run.folder)
     return after

@@ -150,7 +150,8 @@ def _describe(record: dict[str, Any], rounds: int) -> str:
         text += f", ε {record['epsilon']:.3f}"
     if record.get("cost") is not None:
         text += f", {record['cost']:.4f} USD"
-    return " ".join([f"{text}.", *(f"Without: {why}" for why in record["refused"].values())])
+    told = [f"Without: {why}" for why in record["refused"].values()]
+    return " ".join([f"{text}.", *told, *record.get("suspects", {}).values()])
 
 
 def _artifact(settings: RunSettings) -> Path:

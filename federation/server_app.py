@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from federation.privacy.ledger import budget_spent
 from federation.privacy.rounds import Terms, agree_terms, keep_with_model
 from federation.protocol import Task, vocabulary_digest
 from federation.rounds import close, complete, pay, rate, trained
+from federation.secure.encrypted import EncryptedRounds
 from federation.secure.rounds import train_secretly
 from federation.selection import select
 from federation.settings import RunSettings
@@ -89,7 +91,7 @@ def _run(grid: Grid, settings: RunSettings) -> None:
     if settings.strategy == "fedbuff":
         one_round = BufferedRounds(run, state).round
     else:
-        one_round = partial(_round, run)
+        one_round = partial(_round, run, _way_to_train(run))
     while state.number < settings.rounds:
         log.info("round %d of %d", state.number + 1, settings.rounds)
         try:
@@ -108,7 +110,20 @@ def _run(grid: Grid, settings: RunSettings) -> None:
     _write_artifact(folder, initial, state.weights, metrics)
 
 
-def _round(run: Run, state: Checkpoint) -> Checkpoint:
+# Lets chosen sites train; gives all sites' answers, and the updates.
+Train = Callable[[Checkpoint, Task, list[str]], tuple[Exchange[Answer], list[Update]]]
+
+
+def _way_to_train(run: Run) -> Train:
+    ways: dict[str, Callable[[], Train]] = {
+        "none": lambda: partial(_train, run),
+        "masks": lambda: partial(train_secretly, run),
+        "ckks": lambda: EncryptedRounds(run).train,
+    }
+    return ways[run.settings.secure]()
+
+
+def _round(run: Run, train: Train, state: Checkpoint) -> Checkpoint:
     """A round that waits for the sites it chose: the state after it."""
     settings, number = run.settings, state.number + 1
     began = time.monotonic()
@@ -123,8 +138,7 @@ def _round(run: Run, state: Checkpoint) -> Checkpoint:
     )
     task = replace(run.task, number=number, version=state.number, rate=rate(settings, number))
     spent = pay(run, number, chosen)
-    train = train_secretly if settings.secure != "none" else _train
-    result, updates = train(run, state, task, chosen)
+    result, updates = train(state, task, chosen)
     record = {
         "bytes_down": result.bytes_down,
         "bytes_up": result.bytes_up,
@@ -145,7 +159,6 @@ def _round(run: Run, state: Checkpoint) -> Checkpoint:
 def _train(
     run: Run, state: Checkpoint, task: Task, chosen: list[str]
 ) -> tuple[Exchange[Answer], list[Update]]:
-    """Let the chosen sites train; gives all sites' answers, and the updates."""
     result = ask(run, state, task, chosen)
     return result, [result.answers[site].update for site in chosen if site in result.answers]
 

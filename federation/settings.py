@@ -17,7 +17,7 @@ from federation.strategies.make import STRATEGIES, USED_BY
 LOCAL_RULES = ("fedprox", "scaffold")
 # Those that the sum of all updates does not do for.
 NEED_EACH = ("scaffold", "krum", "multi-krum", "trimmed-mean")
-SECURE = ("none", "masks")
+SECURE = ("none", "masks", "ckks")
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,14 @@ class RunSettings:
     dp_clip : float
         Largest norm of what one user adds to a step of private training.
     secure : str
-        "masks" for sums of which the server learns nothing else (see
-        :mod:`federation.secure.aggregation`), or "none".
+        "masks" or "ckks" for sums of which the server learns nothing else (see
+        :mod:`federation.secure.aggregation` and :mod:`federation.secure.encrypted`), or "none".
     secure_rows : float
         Share of each table's rows that a secure sum is of, others each round.
     reply_limit : int
         Most bytes that a site may send in a round; 0 for twice the model's and 1 MiB.
+    egress_price : float
+        US dollars for a GB (10⁹ bytes) that goes to sites, for the rounds' records.
     compression, share
         Of the changes that cross, see :class:`federation.compression.Compression`. With "none"
         the whole model goes down in every round.
@@ -117,6 +119,7 @@ class RunSettings:
     secure: str = "none"
     secure_rows: float = 1.0
     reply_limit: int = 0
+    egress_price: float = 0.0
     compression: str = "none"
     share: float = 0.1
 
@@ -167,7 +170,7 @@ class RunSettings:
             not self.dp_epsilon or self.strategy not in LOCAL_RULES, "strategy", self.strategy,
             "private training has no rule of its own at the site; use fedavg with dp_epsilon",
         )
-        _require(self.secure in SECURE, "secure", self.secure, f"use {' or '.join(SECURE)}")
+        _require(self.secure in SECURE, "secure", self.secure, "use none, masks or ckks")
         _require(
             0 < self.secure_rows <= 1, "secure_rows", self.secure_rows, "use a number in (0, 1]"
         )
@@ -207,6 +210,9 @@ class RunSettings:
                 f"a secure sum needs {FEWEST_SITES} to {MOST_SITES} sites in a round",
             )
         _require(self.reply_limit >= 0, "reply_limit", self.reply_limit, "use 0 or more bytes")
+        _require(
+            0 <= self.egress_price < math.inf, "egress_price", self.egress_price, "use 0 or more"
+        )
         self.coding  # noqa: B018  its own checks
         _require(
             not self.keep_updates or self.compression == "none", "compression", self.compression,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pulumi
@@ -22,50 +20,22 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
 
 from infra import pods, quotas
-from infra.fleet_proxy import FleetProxy, proxy_configuration
+from infra.federation_pod import (
+    CERTIFICATE,
+    FLEET,
+    KEY,
+    PART,
+    SECRET,
+    FederationServerArgs,
+    containers,
+    fleet_proxy,
+    network_policy,
+)
+from infra.federation_sites import AUTHORITY, REVOKED, SCRIPT, WATCH, revocation_list
+from infra.fleet_proxy import proxy_configuration
 from infra.namespaces import guarded_namespace
 
-PART = "superlink"
-FLEET = 8443
 DAY_HOURS = 24
-
-CERTIFICATE, KEY, SECRET = "tls.crt", "tls.key", "superexec.secret"
-CREDENTIALS = "/credentials"
-
-
-@dataclass(frozen=True)
-class FederationServerArgs:
-    """What runs, and who may reach it.
-
-    Parameters
-    ----------
-    namespace
-        Made by the component.
-    image
-        Image with Flower and the packages that a ServerApp imports.
-    proxy_image
-        nginx that runs without root.
-    port
-        The SuperLink's own port, within the pod.
-    storage
-        Size of the volume that keeps runs, messages and enrolled keys.
-    cpu, memory
-        Quantities for the ServerApp, which aggregates the sites' models.
-    addresses
-        IP addresses under which the sites reach the cluster, for the certificate.
-    clients
-        Networks of the sites.
-    """
-
-    namespace: str
-    image: str
-    proxy_image: str
-    port: int
-    storage: str
-    cpu: str
-    memory: str
-    addresses: Sequence[str]
-    clients: Sequence[str]
 
 
 class FederationServer(pulumi.ComponentResource):
@@ -80,10 +50,14 @@ class FederationServer(pulumi.ComponentResource):
         Port of the Service for the sites.
     certificate
         What a SuperNode must trust, in PEM.
+    sites_authority, sites_key
+        What signs the sites' client certificates, in PEM; the key is secret.
     """
 
     port: int
     certificate: pulumi.Output[str]
+    sites_authority: pulumi.Output[str]
+    sites_key: pulumi.Output[str]
 
     def __init__(
         self, name: str, args: FederationServerArgs, opts: pulumi.ResourceOptions | None = None
@@ -113,10 +87,25 @@ class FederationServer(pulumi.ComponentResource):
             opts=own,
         )
         self.certificate = certificate.cert_pem
-        text = proxy_configuration(fleet_proxy(args.port))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        proxy = ConfigMap(
-            name, metadata=metadata(f"{PART}-{digest}"), data={"nginx.conf": text}, opts=own
+        files = {"nginx.conf": proxy_configuration(fleet_proxy(args.port)), SCRIPT: WATCH}
+        digest = _digest("".join(files.values()))[:8]
+        proxy = ConfigMap(name, metadata=metadata(f"{PART}-{digest}"), data=files, opts=own)
+        signer = tls.PrivateKey(f"{name}-sites", algorithm="ECDSA", ecdsa_curve="P384", opts=own)
+        self.sites_key = signer.private_key_pem
+        self.sites_authority = self._make_authority(name, signer).cert_pem
+        revoked = pulumi.Output.all(self.sites_authority, self.sites_key).apply(
+            lambda pair: revocation_list(*pair, args.removed_certificates)
+        )
+        # Its name stays: Kubernetes then brings a changed list into the running pod.
+        sites = ConfigMap(
+            f"{name}-sites",
+            metadata=metadata(f"{PART}-sites"),
+            data={
+                AUTHORITY: self.sites_authority,
+                # Signed with a secret, and public.
+                REVOKED: pulumi.Output.unsecret(revoked),
+            },
+            opts=own,
         )
         state = PersistentVolumeClaim(
             name,
@@ -159,6 +148,7 @@ class FederationServer(pulumi.ComponentResource):
                                 },
                             },
                             {"name": "proxy", "config_map": {"name": proxy.metadata["name"]}},
+                            {"name": "sites", "config_map": {"name": sites.metadata["name"]}},
                             {
                                 "name": "state",
                                 "persistent_volume_claim": {"claim_name": state.metadata["name"]},
@@ -191,7 +181,26 @@ class FederationServer(pulumi.ComponentResource):
             opts=own,
         )
         NetworkPolicy(name, metadata=metadata(), spec=network_policy(args.clients), opts=own)
-        self.register_outputs({"port": self.port, "certificate": self.certificate})
+        self.register_outputs(
+            {
+                "port": self.port,
+                "certificate": self.certificate,
+                "sites_authority": self.sites_authority,
+                "sites_key": self.sites_key,
+            }
+        )
+
+    def _make_authority(self, name: str, key: tls.PrivateKey) -> tls.SelfSignedCert:
+        return tls.SelfSignedCert(
+            f"{name}-sites",
+            private_key_pem=key.private_key_pem,
+            subject={"common_name": "sites of the federation"},
+            is_ca_certificate=True,
+            set_subject_key_id=True,
+            allowed_uses=["cert_signing", "crl_signing"],
+            validity_period_hours=3650 * DAY_HOURS,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
 
     def _make_certificate(
         self, name: str, args: FederationServerArgs, key: tls.PrivateKey
@@ -208,101 +217,6 @@ class FederationServer(pulumi.ComponentResource):
             early_renewal_hours=30 * DAY_HOURS,
             opts=pulumi.ResourceOptions(parent=self),
         )
-
-
-def containers(args: FederationServerArgs) -> list[dict[str, Any]]:
-    """SuperLink, the SuperExec that runs ServerApps, and the proxy for the sites."""
-    health = {"path": "/health", "port": "fleet", "scheme": "HTTPS"}
-    probe = {"http_get": health, "period_seconds": 10}
-    flower = {
-        "image": args.image,
-        "env": [
-            {"name": "FLWR_HOME", "value": "/state"},
-            {"name": "FLWR_TELEMETRY_ENABLED", "value": "0"},
-            {"name": "FLWR_DISABLE_UPDATE_CHECK", "value": "1"},
-        ],
-        "security_context": pods.CONTAINER_SECURITY,
-        "volume_mounts": [
-            {"name": "credentials", "mount_path": CREDENTIALS, "read_only": True},
-            {"name": "state", "mount_path": "/state"},
-            {"name": "tmp", "mount_path": "/tmp"},
-        ],
-    }
-    secret_file = ("--superexec-auth-secret-file", f"{CREDENTIALS}/{SECRET}")
-    return [
-        flower
-        | {
-            "name": PART,
-            "command": [
-                *("python", "-m", "federation.superlink"),
-                *("--host", "127.0.0.1", "--port", str(args.port)),
-                *("--ssl-ca-certfile", f"{CREDENTIALS}/{CERTIFICATE}"),
-                *("--ssl-certfile", f"{CREDENTIALS}/{CERTIFICATE}"),
-                *("--ssl-keyfile", f"{CREDENTIALS}/{KEY}"),
-                "--enable-supernode-auth",
-                *("--database", "/state/state.db"),
-                *("--isolation", "process"),
-                *secret_file,
-                "--disable-runtime-dependency-installation",
-            ],
-            "resources": pods.resources("250m", "1Gi"),
-        },
-        flower
-        | {
-            "name": "superexec",
-            "command": [
-                "flower-superexec",
-                *("--runtime-api-address", f"127.0.0.1:{args.port}"),
-                *("--root-certificates", f"{CREDENTIALS}/{CERTIFICATE}"),
-                *secret_file,
-            ],
-            "resources": pods.resources(args.cpu, args.memory),
-        },
-        {
-            "name": "proxy",
-            "image": args.proxy_image,
-            "command": ["nginx", "-c", "/configuration/nginx.conf", "-g", "daemon off;"],
-            "ports": [{"name": "fleet", "container_port": FLEET}],
-            # It passes /health on to the SuperLink, which cannot be asked from outside the pod.
-            "startup_probe": probe | {"failure_threshold": 30},
-            "readiness_probe": probe,
-            "liveness_probe": probe | {"failure_threshold": 6},
-            "resources": pods.resources("50m", "64Mi"),
-            "security_context": pods.CONTAINER_SECURITY,
-            "volume_mounts": [
-                {"name": "credentials", "mount_path": CREDENTIALS, "read_only": True},
-                {"name": "proxy", "mount_path": "/configuration", "read_only": True},
-                {"name": "tmp", "mount_path": "/tmp"},
-            ],
-        },
-    ]
-
-
-def fleet_proxy(superlink: int) -> FleetProxy:
-    """The proxy within the pod."""
-    return FleetProxy(
-        listen=str(FLEET),
-        superlink=superlink,
-        folder="/tmp",
-        certificate=f"{CREDENTIALS}/{CERTIFICATE}",
-        key=f"{CREDENTIALS}/{KEY}",
-        trusted=f"{CREDENTIALS}/{CERTIFICATE}",
-    )
-
-
-def network_policy(clients: Sequence[str]) -> dict[str, Any]:
-    """Spec of the policy: sites reach the proxy; the pod itself calls nobody."""
-    return {
-        "pod_selector": {"match_labels": pods.selector(PART)},
-        "policy_types": ["Ingress", "Egress"],
-        "ingress": [
-            {
-                "from_": [{"ip_block": {"cidr": cidr}} for cidr in clients],
-                "ports": [{"protocol": "TCP", "port": FLEET}],
-            }
-        ],
-        "egress": [pods.DNS],
-    }
 
 
 def _digest(text: str) -> str:

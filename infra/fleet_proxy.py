@@ -32,6 +32,9 @@ class FleetProxy:
         Who must have signed a site's certificate; None asks sites for none.
     revoked
         List of the sites' certificates that are no longer good.
+    health
+        A second port, without TLS, that tells whether the SuperLink is well: for who has no
+        certificate. None for none.
     """
 
     listen: str
@@ -42,6 +45,7 @@ class FleetProxy:
     trusted: str
     sites_authority: str | None = None
     revoked: str | None = None
+    health: int | None = None
 
 
 def proxy_configuration(proxy: FleetProxy) -> str:
@@ -68,19 +72,40 @@ def proxy_configuration(proxy: FleetProxy) -> str:
         f'        ssl_certificate "{proxy.certificate}";\n'
         f'        ssl_certificate_key "{proxy.key}";\n'
         f"{_site_certificates(proxy)}"
-        "        proxy_http_version 1.1;\n"
-        '        proxy_set_header Connection "";\n'
+        f"{_upstream(proxy)}"
         "        proxy_request_buffering off;\n"
         "        proxy_buffering off;\n"
         "        proxy_read_timeout 300s;\n"
-        "        proxy_ssl_verify on;\n"
-        "        proxy_ssl_name localhost;\n"
-        f'        proxy_ssl_trusted_certificate "{proxy.trusted}";\n'
         f"        location {FLEET_PATH} {{ proxy_pass https://superlink; }}\n"
         "        location = /health { proxy_pass https://superlink; }\n"
         "        location / { return 403; }\n"
         "    }\n"
+        f"{_health(proxy)}"
         "}\n"
+    )
+
+
+def _health(proxy: FleetProxy) -> str:
+    if proxy.health is None:
+        return ""
+    return (
+        "    server {\n"
+        f"        listen {proxy.health};\n"
+        "        server_tokens off;\n"
+        f"{_upstream(proxy)}"
+        "        location = /health { proxy_pass https://superlink; }\n"
+        "        location / { return 403; }\n"
+        "    }\n"
+    )
+
+
+def _upstream(proxy: FleetProxy) -> str:
+    return (
+        "        proxy_http_version 1.1;\n"
+        '        proxy_set_header Connection "";\n'
+        "        proxy_ssl_verify on;\n"
+        "        proxy_ssl_name localhost;\n"
+        f'        proxy_ssl_trusted_certificate "{proxy.trusted}";\n'
     )
 
 

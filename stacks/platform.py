@@ -6,7 +6,8 @@ import pulumi
 
 from infra import gpu
 from infra.autoscaler import Autoscaler, AutoscalerArgs
-from infra.federation_server import FederationServer, FederationServerArgs
+from infra.federation_pod import FederationServerArgs
+from infra.federation_server import FederationServer
 from infra.gpu_nodes import GpuNodes, GpuNodesArgs
 from infra.serving import Serving, ServingArgs
 from infra.training_job import TrainingJob, TrainingJobArgs
@@ -66,3 +67,5 @@ def program(environment: str, settings: Settings) -> None:
     pulumi.export("serving_address", serving.address)
     pulumi.export("federation_port", federation.port)
     pulumi.export("federation_certificate", federation.certificate)
+    pulumi.export("federation_sites_authority", federation.sites_authority)
+    pulumi.export("federation_sites_key", federation.sites_key)

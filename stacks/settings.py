@@ -251,10 +251,14 @@ class LimitSettings(_Section):
 
 
 class FederationSettings(_Section):
-    """The Flower SuperLink on Kubernetes: its port there and the size of its state's volume."""
+    """The Flower SuperLink on Kubernetes: its port there and the size of its state's volume.
+
+    `removed_certificates` are serial numbers, in hexadecimal, of sites that are let in no more.
+    """
 
     image: str
     proxy_image: str = "nginxinc/nginx-unprivileged:1.29-alpine"
+    removed_certificates: tuple[Annotated[str, Field(pattern=r"^[0-9a-fA-F]{1,40}$")], ...] = ()
     port: Port = 8000
     storage: Quantity = "5Gi"
     cpu: Quantity = "1"

@@ -42,8 +42,10 @@ if TYPE_CHECKING:
               help="A site that is silent for as long is left out of the round.")
 @click.option("--quorum", type=click.FloatRange(0, 1, min_open=True), default=0.5,
               show_default=True, help="Share of the sites without which no round is closed.")
-@click.option("--secure", type=click.Choice(["none", "masks"]), default="none", show_default=True,
-              help="Sum the sites' changes up under masks, so that the server learns the sum alone.")
+@click.option("--secure", type=click.Choice(["none", "masks", "ckks"]), default="none",
+              show_default=True,
+              help="Sum the sites' changes up under masks or encrypted (CKKS), so that the server "
+                   "learns the sum alone.")
 @click.option("--secure-rows", type=click.FloatRange(0, 1, min_open=True), default=1.0,
               show_default=True,
               help="Share of each table's rows that a secure sum is of, others each round.")
@@ -212,6 +214,8 @@ def show(app: Application, run: str | None, environment: str, as_json: bool) -> 
     for record in found.rounds:
         for site, why in record["refused"].items():
             click.echo(f"Round {record['round']} refused {site}: {why}")
+        for why in record.get("suspects", {}).values():
+            click.echo(f"Round {record['round']}: {why}")
     done = f"{len(found.rounds)} of {found.settings['rounds']} rounds"
     click.echo(f"{found.name} is {found.state}: {done}.")
 

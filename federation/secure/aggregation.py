@@ -26,11 +26,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from federation.errors import FederationError
 from federation.keystream import Keystream, derive
+from federation.secure.letters import agree, box, public
 from federation.secure.shares import SHARE_BYTES, join, split
 
 FEWEST_SITES, MOST_SITES = 2, 50
@@ -129,7 +129,7 @@ class Member:
 
 def keys_of(member: Member) -> Keys:
     """First exchange: what others need to agree on keys with this site."""
-    return Keys(_public(member.mask_key), _public(member.letter_key))
+    return Keys(public(member.mask_key), public(member.letter_key))
 
 
 def share(member: Member, keys: Mapping[str, Keys]) -> dict[str, bytes]:
@@ -148,9 +148,9 @@ def share(member: Member, keys: Mapping[str, Keys]) -> dict[str, bytes]:
     letters = {}
     for site, (first, second) in zip(session.sites, halves, strict=True):
         if site in keys:
-            box = _box(member, keys[site], member.site, site)
+            letter = _box(member, keys[site], member.site, site)
             # A constant nonce: each box is for one letter.
-            letters[site] = box.encrypt(bytes(12), first + second, None)
+            letters[site] = letter.encrypt(bytes(12), first + second, None)
     return letters
 
 
@@ -209,9 +209,9 @@ def reveal(
         raise FederationError("The server asks for the mask of a site that shared none.")
     shares = {}
     for sender in sorted(letters):
-        box = _box(member, keys[sender], sender, member.site)
+        sealed = _box(member, keys[sender], sender, member.site)
         try:
-            letter = box.decrypt(bytes(12), letters[sender], None)
+            letter = sealed.decrypt(bytes(12), letters[sender], None)
         except InvalidTag as error:
             raise FederationError(
                 f"The shares of site {sender!r} for site {member.site!r} were changed on the way."
@@ -280,28 +280,15 @@ def _sum(vectors: Iterable[np.ndarray], session: Session) -> np.ndarray:
     return total
 
 
-def _public(private: bytes) -> bytes:
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-
-
-def _agree(private: bytes, public: bytes) -> bytes:
-    try:
-        other = X25519PublicKey.from_public_bytes(public)
-        return X25519PrivateKey.from_private_bytes(private).exchange(other)
-    except ValueError as error:
-        raise FederationError("A site sent a public key that is none.") from error
-
-
 def _mask(seed: bytes, session: Session) -> np.ndarray:
     return Keystream(seed, f"own mask/{session.name}").words(session.size)
 
 
 def _pair_mask(private: bytes, public: bytes, session: Session) -> np.ndarray:
-    seed = _agree(private, public)
+    seed = agree(private, public)
     return Keystream(seed, f"pair mask/{session.name}").words(session.size)
 
 
 def _box(member: Member, other: Keys, sender: str, receiver: str) -> ChaCha20Poly1305:
     """Seals and opens the one letter that `sender` writes to `receiver` in a session."""
-    agreed = _agree(member.letter_key, other.letters)
-    return ChaCha20Poly1305(derive(agreed, f"{member.session.name}/{sender}/{receiver}"))
+    return box(member.letter_key, other.letters, f"{member.session.name}/{sender}/{receiver}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from federation.exchange import Exchange, exchange
 from federation.protocol import Reply, Task
 from federation.secure.messages import read as read_message
 from federation.secure.server import prepare, total
-from federation.updates import Update, check_update
+from federation.updates import Delta, Update, check_update
 
 
 def train_secretly(
@@ -48,6 +49,26 @@ def train_secretly(
     result = ask(run, state, planned, members)
     replies = {site: result.answers[site].reply for site in members if site in result.answers}
     delta = total(tell, prepared, {site: reply.blobs["masked"] for site, reply in replies.items()})
+    return sum_of(state, result, replies, delta, traffic["bytes_down"], traffic["bytes_up"])
+
+
+def sum_of(
+    state: Checkpoint,
+    result: Exchange[Answer],
+    replies: Mapping[str, Reply],
+    delta: Delta,
+    bytes_down: int,
+    bytes_up: int,
+) -> tuple[Exchange[Answer], list[Update]]:
+    """What a secure sum is taken for: one update, of which the mean change is known.
+
+    Parameters
+    ----------
+    replies
+        Of the sites that the sum is of.
+    bytes_down, bytes_up
+        Of the exchanges besides the training.
+    """
     figures = {site: reply.figures["train"] for site, reply in replies.items()}
     examples = {site: int(figure["examples"]) for site, figure in figures.items()}
     count = sum(examples.values())
@@ -57,6 +78,6 @@ def train_secretly(
     # The sum has come when the last site's part has.
     result.seconds[update.site] = max(result.seconds[site] for site in replies)
     result.moved[update.site] = sum(result.moved[site] for site in replies)
-    result.bytes_down += traffic["bytes_down"]
-    result.bytes_up += traffic["bytes_up"]
+    result.bytes_down += bytes_down
+    result.bytes_up += bytes_up
     return result, [update]

@@ -22,7 +22,9 @@ from federation.secure.vectors import BOUND, layout
 from federation.updates import Delta, Weights
 
 
-def answer(text: str, *, site: str, secret: bytes, examples: int, folder: Path) -> str:
+def answer(
+    text: str, *, site: str, secret: bytes, examples: int, folder: Path
+) -> dict[str, Any]:
     """Answer a question of the first, second or fourth exchange.
 
     Parameters
@@ -56,7 +58,7 @@ def answer(text: str, *, site: str, secret: bytes, examples: int, folder: Path) 
             raise ValueError(f"the stage {stage!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FederationError(f"The question of a secure sum is none ({error}).") from error
-    return json.dumps(told)
+    return told
 
 
 def masked_change(

@@ -31,11 +31,14 @@ class Layout:
         Of the tables of which only some rows are sent: int64[n], ascending.
     bound : float
         No number of an average may be larger.
+    bits : int
+        Of a whole number, its sign included.
     """
 
     shapes: dict[str, tuple[int, ...]]
     rows: dict[str, np.ndarray]
     bound: float
+    bits: int = RING_BITS
 
     @property
     def size(self) -> int:
@@ -48,7 +51,7 @@ class Layout:
 
     @property
     def _scale(self) -> float:
-        return 2.0 ** (RING_BITS - 1) / self.bound * (1 - 1e-6)
+        return 2.0 ** (self.bits - 1) / self.bound * (1 - 1e-6)
 
     def encode(self, delta: Delta, weight: float) -> np.ndarray:
         """uint32[size]: a change times a weight. The weights of all sites sum to 1 at most.
@@ -70,7 +73,7 @@ class Layout:
             if not np.abs(change).max(initial=0.0) <= self.bound:  # NaN as well
                 raise FederationError(
                     f"Training changed a number of {name!r} by more than {self.bound:g}, or to no "
-                    "number: it cannot be added up under masks."
+                    "number: it cannot be added up in secret."
                 )
             parts.append(change.astype(np.float64).ravel())
         whole = np.rint(np.concatenate(parts) * (weight * self._scale)).astype(np.int64)
@@ -90,7 +93,9 @@ class Layout:
         return delta
 
 
-def layout(weights: Weights, *, share: float, seed: int, number: int, bound: float) -> Layout:
+def layout(
+    weights: Weights, *, share: float, seed: int, number: int, bound: float, bits: int = RING_BITS
+) -> Layout:
     """What the sites send in a round: small arrays whole, of each table a share of the rows.
 
     The rows follow from the seed and the round's number alone, the same at every site; over
@@ -108,4 +113,4 @@ def layout(weights: Weights, *, share: float, seed: int, number: int, bound: flo
         generator = np.random.default_rng([seed, number, place])
         kept = generator.choice(count, max(1, round(share * count)), replace=False)
         rows[name] = np.sort(kept).astype(np.int64)
-    return Layout(shapes, rows, bound)
+    return Layout(shapes, rows, bound, bits)

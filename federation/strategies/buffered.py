@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from federation.errors import FederationError
 from federation.strategies.averaging import in_order, weighted_sum
-from federation.updates import Update, Weights, add
+from federation.updates import Delta, Update, Weights, add
 
 
 class FedBuff:
@@ -32,12 +32,17 @@ class FedBuff:
     ) -> tuple[Weights, Weights]:
         """Add the buffer's mean, each update times ``1 / sqrt(1 + staleness)``.
 
-        The mean is over K as in the paper, not over the weights: stale updates move the model less.
-
         Raises
         ------
         FederationError
             If the buffer is not full.
+        """
+        return add(weights, self.change(updates)), state
+
+    def change(self, updates: Sequence[Update]) -> Delta:
+        """What :meth:`aggregate` adds to the weights.
+
+        The mean is over K as in the paper, not over the weights: stale updates move the model less.
         """
         if len(updates) != self._buffer:
             raise FederationError(
@@ -47,4 +52,4 @@ class FedBuff:
         shares = [
             self._rate / (self._buffer * math.sqrt(1 + update.staleness)) for update in ordered
         ]
-        return add(weights, weighted_sum([u.delta for u in ordered], shares)), state
+        return weighted_sum([u.delta for u in ordered], shares)

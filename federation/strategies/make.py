@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from federation.strategies.adaptive import FedAdam, FedAvgM, FedYogi
 from federation.strategies.averaging import FedAvg
 from federation.strategies.buffered import FedBuff
 from federation.strategies.robust import Krum, TrimmedMean
 from federation.strategies.scaffold import Scaffold
-from federation.updates import Update, Weights
+from federation.updates import Delta, Update, Weights
 
 if TYPE_CHECKING:
     from federation.settings import RunSettings
@@ -27,6 +27,14 @@ class Strategy(Protocol):
         `state` is the strategy's own arrays, ``{}`` before the first round; it is saved with the
         round's checkpoint and handed to the next round.
         """
+
+
+@runtime_checkable
+class Additive(Strategy, Protocol):
+    """A strategy that remembers nothing and adds to the weights what follows from the updates."""
+
+    def change(self, updates: Sequence[Update]) -> Delta:
+        """What :meth:`aggregate` adds to the weights: as small as what the sites sent."""
 
 
 STRATEGIES: dict[str, Callable[[RunSettings], Strategy]] = {

@@ -43,6 +43,10 @@ class Krum:
         FederationError
             If there are fewer updates than 2 f + 3.
         """
+        return add(weights, self.change(updates)), state
+
+    def change(self, updates: Sequence[Update]) -> Delta:
+        """What :meth:`aggregate` adds to the weights."""
         ordered = in_order(updates)
         if len(ordered) < 2 * self._wrong + 3:
             raise FederationError(
@@ -56,7 +60,7 @@ class Krum:
         kept = len(ordered) - self._wrong if self._several else 1
         chosen = sorted(np.argsort(scores, kind="stable")[:kept])
         deltas = [ordered[place].delta for place in chosen]
-        return add(weights, weighted_sum(deltas, [1 / len(deltas)] * len(deltas))), state
+        return weighted_sum(deltas, [1 / len(deltas)] * len(deltas))
 
 
 class TrimmedMean:
@@ -82,6 +86,10 @@ class TrimmedMean:
         FederationError
             If no update would be left.
         """
+        return add(weights, self.change(updates)), state
+
+    def change(self, updates: Sequence[Update]) -> Delta:
+        """What :meth:`aggregate` adds to the weights."""
         if len(updates) <= 2 * self._wrong:
             raise FederationError(
                 f"{len(updates)} usable updates: a trimmed mean against {self._wrong} wrong sites "
@@ -89,7 +97,7 @@ class TrimmedMean:
             )
         deltas = [update.delta for update in updates]
         names = sorted({name for delta in deltas for name in delta})
-        return add(weights, {name: self._trimmed(deltas, name) for name in names}), state
+        return {name: self._trimmed(deltas, name) for name in names}
 
     def _trimmed(self, deltas: list[Delta], name: str) -> np.ndarray | Rows:
         changes = [delta[name] for delta in deltas if name in delta]

@@ -6,6 +6,7 @@ import pytest
 from federation.contribution import contributions
 from federation.strategies.adaptive import FedAdam
 from federation.strategies.averaging import FedAvg
+from federation.strategies.buffered import FedBuff
 from federation.strategies.robust import Krum
 from federation.updates import Update, Weights
 
@@ -51,3 +52,10 @@ def test_where_the_strategy_needs_a_site_the_model_stays_without_it() -> None:
     crowd = [sent(f"site-{n}", 1, 1.0) for n in range(3)]
     (found,) = contributions(START, [(1, crowd)], Krum(0), nearness)
     assert found == {"site-0": 1.0, "site-1": 1.0, "site-2": 1.0}
+
+
+def test_without_a_site_a_buffer_has_a_gap_that_moves_nothing() -> None:
+    late = Update("late", {"x": np.float32([3.0])}, 1, 1.0, staleness=3)
+    (found,) = contributions(START, [(1, [sent("good", 5, 2.0), late])], FedBuff(2), nearness)
+    # 2 / 2 and 3 / 2 / sqrt(1 + 3).
+    assert found == pytest.approx({"good": 1.0, "late": 0.75})

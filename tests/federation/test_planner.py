@@ -64,6 +64,19 @@ def test_a_run_without_compression_by_hand() -> None:
     assert made.run_seconds == pytest.approx(8 * made.seconds + message / 1e4)
 
 
+def test_a_round_that_does_not_wait_takes_the_answers_of_its_buffer() -> None:
+    sites = [FAST, MIDDLE, SLOW]
+    message = WHOLE + 350
+    made = plan(SHAPES, sites, Compression("none"), **ASKED, buffer=2)
+    assert (made.bytes_down, made.bytes_up) == (2 * message, 2 * message)
+    each = [2 * message / site.bandwidth + site.epoch_seconds for site in sites]
+    assert made.seconds == pytest.approx(2 / sum(1 / seconds for seconds in each))
+    # The first model and the last go to all, those between to as many as answer.
+    assert made.run_bytes == 2 * 3 * message + 7 * 2 * message + 8 * 2 * message
+    with pytest.raises(FederationError, match="fast, middle, slow with"):
+        choose(SHAPES, sites, Budget(bytes=1), **ASKED, buffer=3)
+
+
 def test_the_first_model_is_whole_and_the_rest_are_changes() -> None:
     made = plan(SHAPES, [FAST], Compression("topk", 0.01), **ASKED)
     assert made.bytes_down < WHOLE / 50

@@ -223,6 +223,7 @@ def test_a_site_with_another_catalogue_is_named(shop: Shop, tmp_path: Path) -> N
     (tmp_path / "initial/items.json").write_text(json.dumps(items[::-1]))
     with pytest.raises(FederationError, match="Site 'north' failed: .*catalogue.*'north'"):
         start(settings, LocalGrid(shop.data))
+    assert "goes on without site 'north'" in (tmp_path / "server.log").read_text()
 
 
 def test_a_silent_site_is_left_out_and_may_come_back(shop: Shop, tmp_path: Path) -> None:

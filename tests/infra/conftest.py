@@ -9,6 +9,8 @@ from typing import Any
 import pulumi
 import pytest
 
+from tests.infra.authority import pair
+
 # Under this key the engine's protocol wraps a secret: {SECRET: mark, "value": the secret}.
 SECRET = "4dabf18193072939515e22adb298388d"
 
@@ -68,8 +70,8 @@ class Recorder(pulumi.runtime.Mocks):
             "vaultUri": "https://of-the-test",
             "clientId": "client-of-the-test",
             "tenantId": "tenant-of-the-test",
-            "certPem": "CERTIFICATE",
-            "privateKeyPem": "KEY",
+            "certPem": pair()[0],
+            "privateKeyPem": pair()[1],
         }
         return f"{args.name}-id", made | args.inputs
 

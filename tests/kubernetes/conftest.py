@@ -19,6 +19,7 @@ from infra.offline.kubernetes import TYPES, Cluster
 from infra.offline.resource import Request
 from stacks import platform
 from stacks.settings import SHIPPED, Settings, load_settings
+from tests.infra.authority import pair
 
 # Under this key the engine's protocol wraps a secret: {SECRET: mark, "value": the secret}.
 SECRET = "4dabf18193072939515e22adb298388d"
@@ -125,7 +126,7 @@ class _Recorder(pulumi.runtime.Mocks):
             key = {"id": "of the test", "secret": "of the test"}
             return args.name, {"outputs": {"kubeconfig": "of the test", "autoscaler_key": key}}
         self.found.append((args.typ, _plain(args.inputs)))
-        made = {"result": "random", "certPem": "CERTIFICATE", "privateKeyPem": "KEY"}
+        made = {"result": "random", "certPem": pair()[0], "privateKeyPem": pair()[1]}
         return f"{args.name}-id", made | args.inputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> dict:
