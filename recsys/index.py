@@ -22,11 +22,11 @@ EXACT_BELOW = 100_000
 # codes; of an approximate index at first, and how far calibration may raise it where many items are
 # nearly the same.
 MARGIN = 100
-FIRST_MARGIN, MOST_MARGIN = 100, 1600
+FIRST_MARGIN, MOST_MARGIN = 30, 1600
 # An approximate index, kept: the second file comes last.
 KEPT_SPACE, KEPT_INDEX = "index.safetensors", "index.faiss"
-# faiss scans the clusters of a state in one thread: to share them out takes longer than that.
-IMPLEMENTATION = 11
+# Of the variance of scores, kept in an approximate index's codes.
+KEPT = 0.999
 # States that an approximate index is made for and measured with, and items that a cluster is
 # learnt from.
 SAMPLE, POINTS = 2000, 40
@@ -114,18 +114,18 @@ class QuantisedIndex:
 
 
 class ApproximateIndex:
-    """Scans 4-bit codes of the most promising clusters (faiss) and re-ranks by float rows.
+    """Scans the int8 codes of the most promising clusters (faiss) and re-ranks by float rows.
 
     Clusters and codes are made where errors count as they count for scores. With S the second
     moment of the states, the expected squared error of a score is ``e' S e`` for an error e of an
     item, so items are mapped by the square root of S and states by its inverse, which leaves every
     score as it is (the loss of Guo et al., Quantization based Fast Inner Product Search, 2016).
-    A code holds what an item has beyond its cluster's centre, two axes in four bits, so that a scan
-    looks codes up in registers (André et al., Cache locality is not enough, 2015). Its errors are
-    large, which costs little: some hundreds of the best are ranked again.
+    States vary in far fewer directions than tables do: of the axes, in the order of their
+    variance, only those are kept that hold `KEPT` of it.
 
     A search visits the clusters in the order of the score of their centre and `SPREAD` standard
-    deviations of their items: the best items lie at the rims.
+    deviations of their items: the best items lie at the rims. For that, centres have one more
+    coordinate, which meets the state's norm.
 
     How many clusters are visited and how many items are re-ranked is measured: as many as the
     states given need for `recall`.
@@ -149,31 +149,36 @@ class ApproximateIndex:
         if states is None:
             states = table[:: max(1, len(table) // SAMPLE)]
         states = states[torch.linspace(0, len(states) - 1, min(SAMPLE, len(states))).long()]
-        self._to_space, items = _score_space(table, states[::2])
-        axes = items.shape[1]
+        self.to_space, items = _score_space(table, states[::2])
         clusters = max(1, min(round(6 * len(table) ** 0.5), len(table) // POINTS))
-        kmeans = faiss.Kmeans(axes, clusters, niter=5, max_points_per_centroid=POINTS, seed=0)
-        kmeans.train(items)
-        nearest = faiss.IndexFlatL2(axes)
-        nearest.add(kmeans.centroids)
-        self._centres = kmeans.centroids
-        self._spread = SPREAD * _deviations(nearest, items, clusters)
-        self._index = faiss.IndexIVFPQFastScan(
-            nearest, axes, clusters, axes // 2, 4, faiss.METRIC_INNER_PRODUCT
+        kmeans = faiss.Kmeans(
+            items.shape[1], clusters, niter=5, max_points_per_centroid=POINTS, seed=0
         )
-        self._index.by_residual = True
-        self._index.implem = IMPLEMENTATION
+        kmeans.train(items)
+        # An item belongs to the nearest cluster, a state looks where its score is the highest.
+        centres = kmeans.centroids.copy()
+        nearest = faiss.IndexFlatL2(items.shape[1])
+        nearest.add(centres)
+        centres[:, -1] = SPREAD * _deviations(nearest, items, clusters)
+        self._highest = faiss.IndexFlatIP(items.shape[1])
+        self._highest.add(centres)
+        self._index = faiss.IndexIVFScalarQuantizer(
+            nearest,
+            items.shape[1],
+            clusters,
+            faiss.ScalarQuantizer.QT_8bit,
+            faiss.METRIC_INNER_PRODUCT,
+            False,
+        )
+        self._index.own_fields = False
         self._index.train(items)
         self._index.add(items)
+        self._index.quantizer = self._highest
         self._calibrate(states[1::2], recall)
 
     def save(self, folder: Path) -> None:
         """Write all but the table into a folder."""
-        content = {
-            "space": torch.from_numpy(self._to_space),
-            "spread": torch.from_numpy(self._spread),
-            "effort": torch.tensor([self._probes, self._margin]),
-        }
+        content = {"space": torch.from_numpy(self.to_space), "margin": torch.tensor(self._margin)}
         whole = self._index
         write_atomically(folder / KEPT_SPACE, lambda file: save_file(content, file))
         write_atomically(folder / KEPT_INDEX, lambda file: faiss.write_index(whole, str(file)))
@@ -184,59 +189,45 @@ class ApproximateIndex:
         made = cls.__new__(cls)
         made.table = table.contiguous()
         content = load_file(folder / KEPT_SPACE)
-        made._to_space, made._spread = content["space"].numpy(), content["spread"].numpy()
-        made._probes, made._margin = content["effort"].tolist()
+        made.to_space, made._margin = content["space"].numpy(), int(content["margin"])
         made._index = faiss.read_index(str(folder / KEPT_INDEX))
-        made._index.implem = IMPLEMENTATION
-        quantizer = faiss.downcast_index(made._index.quantizer)
-        made._centres = quantizer.reconstruct_n(0, quantizer.ntotal)
         return made
 
     @property
     def visited(self) -> float:
         """Share of the clusters that a search visits."""
-        return self._probes / self._index.nlist
+        return self._index.nprobe / self._index.nlist
 
     def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
         if allowed is None:
             return self._search(states, k, None)
         chosen = np.flatnonzero(allowed)
         if len(chosen) > EXACT_BELOW:
-            found = self._search(states, k, allowed)
+            # The best of some items lie in more clusters than the best of all.
+            wide = min(self._index.nlist, round(self._index.nprobe * len(allowed) / len(chosen)))
+            bits = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+            found = self._search(states, k, faiss.SearchParametersIVF(sel=bits, nprobe=wide))
             if found[0].isfinite().all():
                 return found
         rows = torch.from_numpy(chosen)
         best = (states @ self.table[rows].T).topk(min(k, len(rows)))
         return best.values, rows[best.indices]
 
-    def _search(
-        self, states: Tensor, k: int, allowed: np.ndarray | None
-    ) -> tuple[Tensor, Tensor]:
-        clusters, wanted = self._probes, k + self._margin
-        if allowed is not None:
-            # The best of some items lie in more clusters, and lower, than the best of all.
-            wider = len(allowed) / allowed.sum()
-            clusters = min(self._index.nlist, round(wider * clusters))
-            wanted = round(wider * wanted)
-        self._index.nprobe = clusters
+    def _search(self, states: Tensor, k: int, how: faiss.SearchParametersIVF | None) -> Found:
         items = len(self.table)
+        # Threads share out the clusters of a single state, but the states of a batch.
+        self._index.parallel_mode = int(len(states) == 1)
         # NumPy, since on so few rows torch takes half as long again as the whole search.
         queries = states.numpy()
-        row = np.arange(len(queries))[:, None]
-        mapped = queries @ self._to_space
-        scores = mapped @ self._centres.T
-        norms = np.sqrt(np.einsum("ij,ij->i", mapped, mapped))[:, None]
-        passed = self._index.nlist - clusters
-        visited = np.argpartition(scores + norms * self._spread, passed, axis=1)[:, passed:]
-        found = self._index.search_preassigned(
-            mapped, min(items, wanted), visited, scores[row, visited]
-        )[1]
-        if allowed is not None:
-            found[~allowed[found]] = -1
+        mapped = np.empty((len(queries), self._index.d), np.float32)
+        np.matmul(queries, self.to_space, out=mapped[:, :-1])
+        np.sqrt(np.einsum("ij,ij->i", mapped[:, :-1], mapped[:, :-1]), out=mapped[:, -1])
+        found = self._index.search(mapped, min(items, k + self._margin), params=how)[1]
         rows = self.table.numpy().take(found, axis=0, mode="clip")
         exact = np.matmul(rows, queries[:, :, None])[:, :, 0]
         exact[found < 0] = -np.inf
-        best = np.argsort(-exact, axis=1)[:, : min(k, items)]
+        best = np.argsort(-exact, axis=1, kind="stable")[:, : min(k, items)]
+        row = np.arange(len(queries))[:, None]
         values, chosen = exact[row, best], np.maximum(found[row, best], 0)
         return torch.from_numpy(values), torch.from_numpy(chosen)
 
@@ -251,7 +242,7 @@ class ApproximateIndex:
         wanted = torch.cat([(part @ self.table.T).topk(10).indices for part in states.split(64)])
 
         def found(settings: tuple[int, int]) -> float:
-            self._probes, self._margin = settings
+            self._index.nprobe, self._margin = settings
             items = torch.cat([self.search(part, 10)[1] for part in states.split(64)])
             return (items[:, :, None] == wanted[:, None, :]).any(2).double().mean().item()
 
@@ -265,19 +256,15 @@ class ApproximateIndex:
             if not further:
                 break
             share, settings = max((found(s), s) for s in further)
-        # The last step may have gone further than it had to.
         clusters, margin = settings
-        margin = bisect_left(
-            range(margin), recall, int(margin / 1.4), key=lambda n: found((clusters, n))
-        )
-        clusters = bisect_left(
+        fewest = bisect_left(
             range(clusters), recall, int(clusters / 1.4), key=lambda n: found((max(1, n), margin))
         )
-        self._probes, self._margin = max(1, clusters), margin
+        self._index.nprobe, self._margin = max(1, fewest), margin
 
 
 def _score_space(table: Tensor, states: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """float32[d, axes] that maps states, and float32[items, axes] mapped items; axes are even."""
+    """float32[d, kept] that maps states, and float32[items, kept + 1] mapped items and a 0 each."""
     moment = states.double().T @ states.double() / len(states)
     # Directions in which no state was seen yet are not impossible.
     moment += 1e-3 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.double)
@@ -285,14 +272,12 @@ def _score_space(table: Tensor, states: Tensor) -> tuple[np.ndarray, np.ndarray]
     root = axes * values.sqrt() @ axes.T
     inverse = axes / values.sqrt() @ axes.T
     some = table[:: max(1, len(table) // 50_000)].double() @ root
-    directions = torch.linalg.eigh(some.T.cov()).eigenvectors
-    if len(moment) % 2:
-        directions = F.pad(directions, (1, 0))
-    # The axis that varies most beside the one that varies least, so that all codes hold alike.
-    half = directions.shape[1] // 2
-    directions = torch.stack([directions[:, :half], directions[:, half:].flip(1)], 2).flatten(1)
-    mapped = table @ (root @ directions).float()
-    return (inverse @ directions).float().numpy(), mapped.numpy()
+    variances, directions = (part.flip(-1) for part in torch.linalg.eigh(some.T.cov()))
+    share = variances.cumsum(0) / variances.sum()
+    # With the coordinate of the spread, the scan's registers are full.
+    kept = min(len(share), -(-(int((share < KEPT).sum()) + 2) // 16) * 16 - 1)
+    mapped = table @ (root @ directions[:, :kept]).float()
+    return (inverse @ directions[:, :kept]).float().numpy(), F.pad(mapped, (0, 1)).numpy()
 
 
 def _deviations(nearest: faiss.IndexFlatL2, items: np.ndarray, clusters: int) -> np.ndarray:
@@ -300,7 +285,7 @@ def _deviations(nearest: faiss.IndexFlatL2, items: np.ndarray, clusters: int) ->
     distances, cluster = nearest.search(items[:: max(1, len(items) // (POINTS * clusters))], 1)
     counts = np.bincount(cluster[:, 0], minlength=clusters)
     squares = np.bincount(cluster[:, 0], distances[:, 0], minlength=clusters)
-    return np.sqrt(squares / np.maximum(counts, 1) / items.shape[1]).astype(np.float32)
+    return np.sqrt(squares / np.maximum(counts, 1) / (items.shape[1] - 1))
 
 
 def _barred(scores: Tensor, allowed: np.ndarray | None) -> Tensor:

@@ -41,6 +41,7 @@ def test_states_unlike_items_find_their_items_as_well() -> None:
     made = ApproximateIndex(table, narrow[:200])
     wanted = (narrow[200:] @ table.T).topk(10).indices
     assert recall(made.search(narrow[200:], 10)[1], wanted) >= 0.97
+    assert made.to_space.shape[1] <= 16
 
 
 def test_a_higher_recall_visits_more_clusters() -> None:
