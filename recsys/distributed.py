@@ -7,6 +7,7 @@ what is right for a single process.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recsys.errors import RecsysError
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether the rows of a tensor are spread over processes.
+
+    The module of such tensors takes a second to import; unless something has made one, and so
+    imported it, there are none.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,8 @@ def average_gradients(
     tuple
         Mean loss and number of predictions of all processes.
     """
-    # Half a second to import, which evaluation alone would not need.
-    from torch.distributed.tensor import DTensor
-
     owners = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    replicated = [owner for owner in owners if not isinstance(owner, DTensor)]
+    replicated = [owner for owner in owners if not is_sharded(owner)]
     if workers.count > 1:
         figures = torch.tensor([predictions], dtype=loss.dtype, device=loss.device)
         flat = torch.cat(
@@ -137,6 +145,6 @@ def average_gradients(
             owner.grad = gradient.view_as(owner)
         loss, predictions = loss[0], int(figures.item())
     for owner in owners:
-        gradient = owner.grad.to_local() if isinstance(owner, DTensor) else owner.grad
+        gradient = owner.grad.to_local() if is_sharded(owner) else owner.grad
         gradient.div_(predictions)
     return loss / predictions, predictions

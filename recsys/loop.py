@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
-from recsys.distributed import Workers, average_gradients
+from recsys.distributed import Workers, average_gradients, is_sharded
 from recsys.dropout import set_part, use_part_dropout
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
@@ -39,7 +38,7 @@ def adamw(model: SequentialRecommender, recipe: Recipe) -> torch.optim.AdamW:
     """The optimizer of every stage."""
     # A fused step takes whole tensors or sharded ones, not both: they are groups of their own.
     groups = [
-        [parameter for parameter in model.parameters() if isinstance(parameter, DTensor) is sharded]
+        [parameter for parameter in model.parameters() if is_sharded(parameter) is sharded]
         for sharded in (True, False)
     ]
     return torch.optim.AdamW(

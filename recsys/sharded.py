@@ -12,21 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Shard
 
 from recsys.artifact import model_of
 from recsys.bags import Bags
-from recsys.distributed import Workers
+from recsys.distributed import Workers, is_sharded
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 from recsys.softmax import LOGITS_IN_FLIGHT, Places
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
 
 # Key under which a checkpoint holds all rows of a table that the running processes share.
 WHOLE = "whole table"
@@ -266,6 +268,8 @@ def _gather_rows(own: Tensor) -> Tensor:
 
 def _shard(table: Tensor) -> DTensor:
     """This process's rows of a table that is whole on the host."""
+    from torch.distributed.device_mesh import init_device_mesh
+
     workers = Workers.current()
     mesh = init_device_mesh(workers.device.type, (workers.count,))
     each = -(-len(table) // workers.count)
@@ -276,6 +280,8 @@ def _shard(table: Tensor) -> DTensor:
 
 
 def _on_mesh(own: Tensor, mesh: DeviceMesh, shape: torch.Size) -> DTensor:
+    from torch.distributed.tensor import DTensor, Shard
+
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
@@ -286,7 +292,7 @@ def _rows_each(table: DTensor) -> int:
 
 def whole_tables(state: Any) -> Any:
     """Plain data with each sharded table whole under the key `WHOLE`, in process 0; else empty."""
-    if isinstance(state, DTensor):
+    if is_sharded(state):
         return {WHOLE: gather_table(state)}
     if isinstance(state, dict):
         return {key: whole_tables(value) for key, value in state.items()}
@@ -304,7 +310,7 @@ def own_rows(state: Any) -> Any:
 
 def own_part(tensor: Tensor) -> Tensor:
     """The rows of a sharded table that are here, which share its memory; else the tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def gather_table(table: DTensor) -> Tensor:
@@ -322,7 +328,7 @@ def gather_table(table: DTensor) -> Tensor:
 def unsharded(model: ShardedRecommender, recipe: Recipe) -> SequentialRecommender | None:
     """The same model with its table whole, on the host of process 0; None in the others."""
     weights = {
-        name: gather_table(weight) if isinstance(weight, DTensor) else weight.cpu()
+        name: gather_table(weight) if is_sharded(weight) else weight.cpu()
         for name, weight in model.state_dict().items()
     }
     if dist.get_rank() != 0:
