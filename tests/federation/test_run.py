@@ -24,8 +24,10 @@ from federation import client_app, deployment
 from federation.control import ControlClient
 from federation.credentials import issue, locate
 from federation.errors import FederationError
+from federation.ledger import rounds_kept
 from federation.protocol import Task
 from federation.run import FederatedResult, federate
+from federation.strategies.buffered import FedBuff
 from recsys.artifact import load_model
 from recsys.data.interactions import load_interactions
 from recsys.data.split import leave_one_out
@@ -110,6 +112,33 @@ def test_a_private_round_under_masks_crosses_the_network(running: Servers, shop:
     assert record["trained"].keys() == {"sum of north, south"}
     assert 7.9 < record["epsilon"] <= 8.0
     assert (result.artifact / "privacy.jsonl").exists()
+
+
+def test_rounds_that_wait_for_nobody_cross_the_network(running: Servers, shop: Shop) -> None:
+    result = federate(
+        running.folder, shop.initial, running.folder / "buffered", address=running.address,
+        sites=shop.data, rounds=3, strategy="fedbuff", buffer=1, keep_updates=True,
+    )  # fmt: skip
+    assert [len(record["arrived"]) for record in result.rounds] == [1, 1, 1]
+    weights = load_file(shop.initial / "weights.safetensors")
+    for _, updates in rounds_kept(running.folder / "buffered"):
+        weights, _ = FedBuff(1).aggregate(weights, updates, {})
+    made = load_file(result.artifact / "weights.safetensors")
+    assert all(made[name].tobytes() == array.tobytes() for name, array in weights.items())
+
+
+def test_encrypted_changes_cross_the_network(running: Servers, shop: Shop) -> None:
+    results = [
+        federate(
+            running.folder, shop.initial, running.folder / f"sum of {way}",
+            address=running.address, sites=shop.data, rounds=1, secure=way,
+        )
+        for way in ("none", "ckks")
+    ]  # fmt: skip
+    plain, encrypted = (load_file(r.artifact / "weights.safetensors") for r in results)
+    for name, wanted in plain.items():
+        np.testing.assert_allclose(encrypted[name], wanted, atol=2e-7, err_msg=name)
+    assert results[1].rounds[0]["trained"].keys() == {"sum of north, south"}
 
 
 def test_a_finished_run_is_not_repeated(
