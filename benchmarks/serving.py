@@ -145,7 +145,7 @@ def most_requests(port: int, model: str, histories: list[list[str]], start: floa
 
 
 def throughput(server: Server, histories: list[list[str]], say) -> None:
-    say("stock BaseHandler, eager:", most_requests(server.inference, "stock", histories, 40))
+    say("stock BaseHandler, eager:", most_requests(server.inference, "stock", histories, 10))
     say("our handler:", most_requests(server.inference, "recommend", histories, 100))
 
 
