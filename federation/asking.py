@@ -80,15 +80,8 @@ def ask(run: Run, state: Checkpoint, task: Task, chosen: list[str]) -> Exchange[
             run, state.weights, task, site, content, last=not chosen, trained=site in chosen
         )
 
-    # Sites that get the same share it: a model may be large, and the sites many.
-    made: dict[tuple[str, ...], ArrayRecord] = {}
-
     def sent(site: str) -> dict[str, ArrayRecord]:
-        parts = outgoing.parts(site)
-        names = tuple(parts)
-        if names not in made:
-            made[names] = write_model(parts)
-        return {"model": made[names], **along}
+        return {"model": outgoing.message(site), **along}
 
     return exchange(run.grid, run.settings, task, sent, chosen, read)
 

@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from flwr.app import ArrayRecord, MessageType, RecordDict
+from flwr.app import MessageType, RecordDict
 
 from federation.arrivals import Arrival, Arrivals
 from federation.asking import Answer, Run, held, read_answer
@@ -27,7 +27,7 @@ from federation.downlink import Behind, Outgoing
 from federation.errors import FederationError
 from federation.exchange import MOST_DEADLINES
 from federation.post import Post, pause, silence
-from federation.protocol import Task, write_model
+from federation.protocol import Task
 from federation.rounds import close, pay, rate, trained
 from federation.updates import Weights
 from recsys.artifact import load_model
@@ -151,17 +151,11 @@ class BufferedRounds:
 
     def _question(self, site: str, version: int) -> RecordDict:
         task = replace(self._task(version), train=True).to_record()
-        if version == self._state.number:
-            parts = self._outgoing.parts(site)
-            names = tuple(parts)
-            # Sites that get the same share it.
-            if names not in self._made:
-                self._made[names] = write_model(parts)
-            return RecordDict({"model": self._made[names], "task": task})
-        # A site that was lost, or silent, since before newer versions: there are few of these.
-        weights = self._weights(version)
-        parts = Outgoing(weights, version, None, {}).parts(site)
-        return RecordDict({"model": write_model(parts), "task": task})
+        outgoing = self._outgoing
+        if version != self._state.number:
+            # A site that was lost, or silent, since before newer versions: there are few of these.
+            outgoing = Outgoing(self._weights(version), version, None, {})
+        return RecordDict({"model": outgoing.message(site), "task": task})
 
     def _read(self, site: str, content: RecordDict) -> Answer:
         if "behind" in content and self._held.pop(site, None) is not None:
@@ -181,7 +175,6 @@ class BufferedRounds:
         """Get ready to hand out the newest version, and keep those that sites are at work on."""
         number, run = self._state.number, self._run
         self._outgoing = Outgoing(self._state.weights, number, run.messages, self._held)
-        self._made: dict[tuple[str, ...], ArrayRecord] = {}
         folder = run.folder / "versions"
         folder.mkdir(exist_ok=True)
         # The checkpoint is replaced, never written to: a link keeps this one as it is.

@@ -14,12 +14,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from flwr.app import ArrayRecord
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from federation.compression import Compression, decode, encode
 from federation.errors import FederationError
 from federation.files import write_private
+from federation.protocol import write_model
 from federation.strategies.make import Additive, Strategy
 from federation.updates import Delta, Rows, Update, Weights
 
@@ -192,14 +194,22 @@ class Outgoing:
     ) -> None:
         self._weights, self._number, self._messages = weights, number, messages
         self._held = held if messages else {}
+        self._made: dict[tuple[str, ...], ArrayRecord] = {}
         self._size = sum(array.nbytes for array in weights.values())
 
     @cached_property
     def _whole(self) -> bytes:
         return save(self._weights)
 
-    def parts(self, site: str) -> dict[str, bytes]:
-        """The parts of the message to a site, by name."""
+    def message(self, site: str) -> ArrayRecord:
+        """What a site is sent: sites that get the same share it, since a model may be large."""
+        parts = self._parts(site)
+        names = tuple(parts)
+        if names not in self._made:
+            self._made[names] = write_model(parts)
+        return self._made[names]
+
+    def _parts(self, site: str) -> dict[str, bytes]:
         held = self._held.get(site)
         if self._messages is not None and held is not None:
             messages = self._messages.since(held, self._number, self._size)
@@ -219,7 +229,7 @@ def arrived(parts: Mapping[str, bytes], held: Delta, held_number: int | None, nu
     Parameters
     ----------
     parts : mapping of str to bytes
-        By :meth:`Outgoing.parts`.
+        By name, from :meth:`Outgoing.message`.
     held : dict of str to ndarray
         The model that the site holds.
     held_number : int or None

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential
 
-from infra.clients import ATTEMPTS
+from infra.cloud_http import keep_trying, reason
 from infra.listers import Found
 from infra.removal import RemovalError
 
@@ -38,7 +39,6 @@ class Azure:
 
     subscription: str
     session: Any = None
-    _made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def list(self) -> list[Found]:
         """Resource groups, then resources, of whatever environment.
@@ -67,9 +67,9 @@ class Azure:
             if each.kind != "resource group":
                 raise RemovalError(f"There is no way known to remove {each}: remove it by hand.")
             address = f"{MANAGER}{each.identity}"
-            answer = self._session().delete(address, params=API)
+            answer = self._session.delete(address, params=API)
             if not answer.ok and answer.status_code != 404:
-                raise RemovalError(f"{each} cannot be removed: {_reason(answer)}")
+                raise RemovalError(f"{each} cannot be removed: {reason(answer)}")
             self._await(each, address)
             gone.append(each.identity)
 
@@ -80,7 +80,7 @@ class Azure:
             stop=stop_after_delay(PATIENCE_SECONDS),
         )
         try:
-            there(self._session().get, address, params=API)
+            there(self._session.get, address, params=API)
         except RetryError:
             minutes = PATIENCE_SECONDS / 60
             raise RemovalError(
@@ -97,28 +97,22 @@ class Azure:
     def _pages(self, address: str) -> Iterator[Mapping[str, Any]]:
         parameters: Mapping[str, str] = API
         while address:
-            answer = self._session().get(address, params=parameters)
+            answer = self._session.get(address, params=parameters)
             answer.raise_for_status()
             page = answer.json()
             yield from page["value"]
             address, parameters = page.get("nextLink") or "", {}
 
+    @cached_property
     def _session(self) -> Any:
         if self.session is not None:
             return self.session
-        if not self._made:
-            import requests
-            from azure.identity import DefaultAzureCredential
-            from requests.adapters import HTTPAdapter
-            from urllib3.util import Retry
+        import requests
+        from azure.identity import DefaultAzureCredential
 
-            session = requests.Session()
-            session.auth = _Bearer(DefaultAzureCredential())
-            busy = Retry(ATTEMPTS, backoff_factor=0.5, status_forcelist=(429, 503),
-                         allowed_methods=None, raise_on_status=False)  # fmt: skip
-            session.mount("https://", HTTPAdapter(max_retries=busy))
-            self._made["session"] = session
-        return self._made["session"]
+        session = requests.Session()
+        session.auth = _Bearer(DefaultAzureCredential())
+        return keep_trying(session)
 
 
 class _Bearer:
@@ -131,10 +125,3 @@ class _Bearer:
         token = self._credential.get_token(f"{MANAGER}/.default").token
         request.headers["Authorization"] = f"Bearer {token}"
         return request
-
-
-def _reason(answer: Any) -> str:
-    try:
-        return answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.status_code} {answer.reason}"

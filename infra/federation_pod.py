@@ -118,9 +118,7 @@ def containers(args: FederationServerArgs) -> list[dict[str, Any]]:
                 # /health on to the SuperLink, which cannot be asked from outside the pod.
                 {"name": "health", "container_port": HEALTH},
             ],
-            "startup_probe": probe | {"failure_threshold": 30},
-            "readiness_probe": probe,
-            "liveness_probe": probe | {"failure_threshold": 6},
+            **pods.probes(probe),
             "resources": pods.resources("50m", "64Mi"),
             "security_context": pods.CONTAINER_SECURITY,
             "volume_mounts": [

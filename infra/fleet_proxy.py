@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FLEET_PATH = "/v1/fleet/"
-TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,20 @@ class FleetProxy:
     health: int | None = None
 
 
+def temporary_paths(folder: str) -> str:
+    """Where nginx may put what it does not keep in memory: its own places are only root's."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "".join(f'    {kind}_temp_path "{folder}/{kind}";\n' for kind in kinds)
+
+
 def proxy_configuration(proxy: FleetProxy) -> str:
     """Text of nginx.conf."""
-    temporary = "".join(
-        f'    {kind}_temp_path "{proxy.folder}/{kind}";\n' for kind in TEMPORARY
-    )
     return (
         f'pid "{proxy.folder}/nginx.pid";\n'
         "error_log stderr warn;\n"
         "events {}\n"
         "http {\n"
-        f"{temporary}"
+        f"{temporary_paths(proxy.folder)}"
         f"{_refusal_log(proxy)}"
         "    client_max_body_size 0;\n"
         "    upstream superlink {\n"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
 
-from infra.clients import ATTEMPTS
+from infra.cloud_http import keep_trying, reason
 from infra.listers import ENVIRONMENT_LABEL, Found
 from infra.removal import PATIENCE_SECONDS, RemovalError
 
@@ -58,7 +59,6 @@ class GoogleCloud:
 
     project: str
     session: Any = None
-    _made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def list(self) -> list[Found]:
         """Everything of the kinds that our programs make, in the order in which it can go."""
@@ -80,18 +80,18 @@ class GoogleCloud:
                 stop=stop_after_delay(PATIENCE_SECONDS),
                 retry_error_callback=lambda state: state.outcome.result(),
             )
-            answer = waiting(self._session().delete, f"{address}/{each.identity}")
+            answer = waiting(self._session.delete, f"{address}/{each.identity}")
             if answer.status_code == 404:
                 continue
             if not answer.ok:
-                raise RemovalError(f"{each} cannot be removed: {_reason(answer)}")
+                raise RemovalError(f"{each} cannot be removed: {reason(answer)}")
             if each.service == "compute":
                 self._await(each, answer.json())
 
     def _await(self, each: Found, operation: Mapping[str, Any]) -> None:
         """Wait for the end of what Compute Engine has begun."""
         while operation["status"] != "DONE":
-            answer = self._session().post(f"{operation['selfLink']}/wait")
+            answer = self._session.post(f"{operation['selfLink']}/wait")
             answer.raise_for_status()
             operation = answer.json()
         if failed := operation.get("error"):
@@ -132,28 +132,21 @@ class GoogleCloud:
     def _pages(self, address: str) -> Iterator[Mapping[str, Any]]:
         token: str | None = ""
         while token is not None:
-            answer = self._session().get(address, params={"pageToken": token} if token else {})
+            answer = self._session.get(address, params={"pageToken": token} if token else {})
             answer.raise_for_status()
             page = answer.json()
             token = page.get("nextPageToken") or None
             yield page
 
+    @cached_property
     def _session(self) -> Any:
         if self.session is not None:
             return self.session
-        if not self._made:
-            import google.auth
-            from google.auth.transport.requests import AuthorizedSession
-            from requests.adapters import HTTPAdapter
-            from urllib3.util import Retry
+        import google.auth
+        from google.auth.transport.requests import AuthorizedSession
 
-            credentials, _ = google.auth.default(scopes=[SCOPE])
-            session = AuthorizedSession(credentials)
-            busy = Retry(ATTEMPTS, backoff_factor=0.5, status_forcelist=(429, 503),
-                         allowed_methods=None, raise_on_status=False)  # fmt: skip
-            session.mount("https://", HTTPAdapter(max_retries=busy))
-            self._made["session"] = session
-        return self._made["session"]
+        credentials, _ = google.auth.default(scopes=[SCOPE])
+        return keep_trying(AuthorizedSession(credentials))
 
 
 def _path(link: str) -> str:
@@ -167,10 +160,3 @@ def _owner(each: Mapping[str, Any]) -> Mapping[str, str]:
         return labels
     key, _, value = (each.get("description") or "").partition("=")
     return {key: value} if key == ENVIRONMENT_LABEL else {}
-
-
-def _reason(answer: Any) -> str:
-    try:
-        return answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.status_code} {answer.reason}"

@@ -46,6 +46,15 @@ def resources(cpu: str, memory: str, **devices: str) -> dict[str, Any]:
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory, **devices}}
 
 
+def probes(probe: dict[str, Any]) -> dict[str, Any]:
+    """One question for all three probes: patient at the start, slow to replace what answered."""
+    return {
+        "startup_probe": probe | {"failure_threshold": 30},
+        "readiness_probe": probe,
+        "liveness_probe": probe | {"failure_threshold": 6},
+    }
+
+
 DNS = {
     "to": [{"namespace_selector": {}, "pod_selector": {"match_labels": {"k8s-app": "kube-dns"}}}],
     "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],

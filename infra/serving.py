@@ -202,9 +202,7 @@ def container(args: ServingArgs) -> Mapping[str, Any]:
             {"name": "metrics", "container_port": METRICS},
         ],
         # Loading a large model takes minutes, during which the port does not answer yet.
-        "startup_probe": ping | {"failure_threshold": 30},
-        "readiness_probe": ping,
-        "liveness_probe": ping | {"failure_threshold": 6},
+        **pods.probes(ping),
         "resources": pods.resources(args.cpu, args.memory, **devices),
         "security_context": pods.CONTAINER_SECURITY,
         "volume_mounts": [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
-from infra.fleet_proxy import TEMPORARY
+from infra.fleet_proxy import temporary_paths
 
 MODEL_PATH = "/predictions/recommend"
 FINGERPRINT_PATH = "/.configuration"
@@ -81,12 +81,7 @@ def fingerprint(proxy: ServingProxy) -> str:
     return sha256(_render(proxy, "").encode()).hexdigest()[:16]
 
 
-
-
 def _render(proxy: ServingProxy, mark: str) -> str:
-    temporary = "".join(
-        f'    {kind}_temp_path "{proxy.folder}/{kind}";\n' for kind in TEMPORARY
-    )
     version = "$version" if proxy.second and proxy.second.share is not None else ""
     ask = f"proxy_pass http://torchserve$uri{version}$is_args$args;"
     return (
@@ -96,7 +91,7 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "worker_shutdown_timeout 60s;\n"
         "events { worker_connections 4096; }\n"
         "http {\n"
-        f"{temporary}"
+        f"{temporary_paths(proxy.folder)}"
         "    access_log off;\n"
         "    server_tokens off;\n"
         f"    client_max_body_size {proxy.request_bytes};\n"
