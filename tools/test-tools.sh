@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system programs that some tests run: VPNs, their parsers, a proxy, a linter.
+# Installs the system programs that some tests run: VPNs, their parsers, a proxy, a store of sessions, a linter.
 # Only as root, only with apt, only what is missing; without them those tests skip and say why.
 set -euo pipefail
 
@@ -12,6 +12,7 @@ declare -A packages=(
     [charon-systemd]="charon-systemd libstrongswan-standard-plugins"
     [/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so]=libcharon-extra-plugins
     [nginx]=nginx-light
+    [redis-server]=redis-server
     [shellcheck]=shellcheck
 )
 
