@@ -85,6 +85,7 @@ class LocalServers:
             inference_port=ports.torchserve.inference,
             management_port=ports.torchserve.management,
             grpc_port=ports.torchserve.grpc,
+            metrics_port=ports.torchserve.metrics,
             request_bytes=limits.request_bytes,
             worker_memory_mb=limits.worker_memory_mb,
         )

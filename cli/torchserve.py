@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from cli.errors import ServingError
 from cli.files import socket_folder, write_text
+from handlers.meter import METRICS
 
 # One stream for the supervisor, without the lines that TorchServe writes at every request.
 LOGGING = """\
@@ -33,6 +35,18 @@ received inference|Backend response time|Looping backend response|Sending respon
   </Loggers>
 </Configuration>
 """
+
+# TorchServe's own counters that are kept, with unit and labels: those of requests that never
+# reached a worker, or whose worker died, are in no handler's.
+_LABELS = ("model_name", "model_version", "hostname")
+SERVER_METRICS = {
+    "Requests2XX": ("Count", ("Level", "Hostname")),
+    "Requests4XX": ("Count", ("Level", "Hostname")),
+    "Requests5XX": ("Count", ("Level", "Hostname")),
+    "ts_inference_requests_total": ("Count", _LABELS),
+    "ts_inference_latency_microseconds": ("Microseconds", _LABELS),
+    "ts_queue_latency_microseconds": ("Microseconds", _LABELS),
+}
 
 
 def find_java() -> str:
@@ -60,6 +74,7 @@ def torchserve_command(
     inference_port: int,
     management_port: int,
     grpc_port: int = 0,
+    metrics_port: int | None = None,
     request_bytes: int = 1_000_000,
     worker_memory_mb: int = 4096,
 ) -> tuple[list[str], dict[str, str]]:
@@ -76,6 +91,8 @@ def torchserve_command(
     inference_port, management_port, grpc_port
         TCP ports on 127.0.0.1; gRPC is for inference, by default on a port that the system
         chooses. TorchServe binds one of management by gRPC as well, which nobody is told of.
+    metrics_port
+        Where Prometheus reads /metrics, on 127.0.0.1; none by default.
     request_bytes
         The largest body that is taken.
     worker_memory_mb
@@ -104,10 +121,12 @@ def torchserve_command(
     settings = {
         "inference_address": f"http://127.0.0.1:{inference_port}",
         "management_address": f"http://127.0.0.1:{management_port}",
-        "metrics_address": f"http://127.0.0.1:{management_port}",
+        "metrics_address": f"http://127.0.0.1:{metrics_port or management_port}",
+        "enable_metrics_api": "false" if metrics_port is None else "true",
         "grpc_inference_port": grpc_port,
         "grpc_management_port": 0,
-        "enable_metrics_api": "false",
+        "metrics_mode": "prometheus",
+        "metrics_config": folder / "metrics.yaml",
         "disable_system_metrics": "true",
         # Only what lies in the archives folder may be registered: no URL matches this.
         "allowed_urls": "nothing",
@@ -123,6 +142,7 @@ def torchserve_command(
     }
     write_text(configuration, "".join(f"{key}={value}\n" for key, value in settings.items()))
     write_text(folder / "log4j2.xml", LOGGING)
+    write_text(folder / "metrics.yaml", _metrics_configuration())
     temporary = _temporary_folder(folder)
     command = [
         # What a killed TorchServe has unpacked is of no use to the next one.
@@ -155,6 +175,26 @@ def torchserve_command(
         "PYTHONPATH": "",
     }
     return command, environment
+
+
+def _metrics_configuration() -> str:
+    """What GET /metrics tells: YAML, of which JSON is a part."""
+
+    def counters(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> dict[str, list]:
+        rows = [
+            {"name": name, "unit": unit, "dimensions": list(labels)}
+            for name, (unit, labels) in metrics.items()
+        ]
+        return {"counter": rows}
+
+    return json.dumps(
+        {
+            "dimensions": [],
+            "ts_metrics": counters(SERVER_METRICS),
+            "model_metrics": counters(METRICS),
+        },
+        indent=2,
+    )
 
 
 def _worker_program(folder: Path, memory_mb: int) -> Path:

@@ -35,6 +35,7 @@ class Service:
         import torch
 
         from handlers.kinds import kind_in
+        from handlers.meter import Meter
         from handlers.openapi import openapi_document
         from handlers.stopwatch import Stopwatch
 
@@ -46,11 +47,13 @@ class Service:
         # The products of a few requests are too small to be shared out, and threads that wait for
         # work by spinning take the cores from the server; loading had all of them.
         torch.set_num_threads(1)
-        # TorchServe's worker logs a line for each batch, which the server reads and throws away.
+        # TorchServe's worker logs lines for each batch, which the server reads and throws away.
         logging.getLogger().addFilter(_worth_a_line)
         example = self.model.example()
         for size in WARM_UP:
             self._answer([example] * size, Stopwatch())
+        self.meter = Meter(self.kind.name)
+        self.meter.start()
 
     def handle(self, data: list[dict[str, Any]], context: Context) -> list[bytes]:
         """Answer a batch of requests, in their order."""
@@ -71,6 +74,7 @@ class Service:
                     answers[place] = error
         for place, answer in zip(good, self._answer(list(good.values()), watch), strict=True):
             answers[place] = answer
+        self.meter.count([_outcome(answer) for answer in answers], watch)
         return [
             self._written(answer, place, watch, context) for place, answer in enumerate(answers)
         ]
@@ -106,7 +110,18 @@ class Service:
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Backend received inference")
+    return not str(record.msg).startswith(("Backend received inference", "[METRICS]PredictionTime"))
+
+
+def _outcome(answer: Any) -> str:
+    """What became of a request, for the metrics."""
+    from handlers.errors import BadRequest
+
+    if answer is None:
+        return "described"
+    if isinstance(answer, BadRequest):
+        return "refused"
+    return "failed" if isinstance(answer, Exception) else "answered"
 
 
 def _asks_for_description(headers: dict[str, str]) -> bool:

@@ -70,11 +70,15 @@ class Azure(_Section):
 
 
 class TorchServePorts(_Section):
-    """Ports of TorchServe on this machine; `public` is the proxy's, where clients ask."""
+    """Ports of TorchServe on this machine; `public` is the proxy's, where clients ask.
+
+    Prometheus reads /metrics at `metrics`.
+    """
 
     inference: Port
     management: Port
     grpc: Port
+    metrics: Port
     public: Port
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import requests
 import schemathesis
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import HealthCheck, given, settings
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import retry, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 from cli.torchserve import archives_of, torchserve_command
 from handlers.archive import build_archive
@@ -36,11 +37,12 @@ NAMES = ("recommend", "click")
 
 @dataclass(frozen=True)
 class Served:
-    """Address of the inference API, the port of gRPC, and what the server prints to."""
+    """Address of the inference API, the port of gRPC, what the server prints to, metrics."""
 
     url: str
     grpc_port: int
     log: Path
+    metrics: str
 
 
 def free_ports(count: int) -> list[int]:
@@ -57,9 +59,13 @@ def served(
 ) -> Iterator[Served]:
     """TorchServe, once all models are ready."""
     folder = tmp_path_factory.mktemp("served")
-    inference, management, rpc = free_ports(3)
+    inference, management, rpc, metrics = free_ports(4)
     command, environment = torchserve_command(
-        folder, inference_port=inference, management_port=management, grpc_port=rpc
+        folder,
+        inference_port=inference,
+        management_port=management,
+        grpc_port=rpc,
+        metrics_port=metrics,
     )
     for name in NAMES:
         build_archive(artifacts[name], DIGEST, archives_of(folder) / f"{name}.mar")
@@ -85,7 +91,8 @@ def served(
                 timeout=120,
             )
             assert answer.status_code == 200, (answer.text, (folder / "log").read_text()[-3000:])
-        yield Served(f"http://127.0.0.1:{inference}", rpc, folder / "log")
+        metrics_url = f"http://127.0.0.1:{metrics}/metrics"
+        yield Served(f"http://127.0.0.1:{inference}", rpc, folder / "log", metrics_url)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
@@ -153,6 +160,39 @@ def test_requests_leave_no_lines_in_the_log(served: Served) -> None:
     for body in 10 * (b'{"history": []}', b"{"):
         httpx.post(url, content=body, headers=headers)
     assert served.log.read_text() == before
+
+
+def counted(served: Served) -> dict[str, float]:
+    """What Prometheus would read, without the label of the host's name."""
+    text = httpx.get(served.metrics).raise_for_status().text
+    rows = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {re.sub(r',?[Hh]ostname="[^"]*",?', "", name): float(value) for name, _, value in rows}
+
+
+def test_prometheus_reads_what_became_of_requests_and_where_the_time_went(served: Served) -> None:
+    def name(outcome: str) -> str:
+        return f'hybrid_requests_total{{kind="recommend",outcome="{outcome}"}}'
+
+    def wait_until(met: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+        return retry(
+            retry=retry_if_result(lambda found: not met(found)),
+            stop=stop_after_delay(30),
+            wait=wait_fixed(0.1),
+        )(counted)(served)
+
+    before = counted(served)
+    url = f"{served.url}/predictions/recommend"
+    for body in (b'{"history": ["item-1"]}', b'{"history": []}', b"{", b'{"item": "x"}'):
+        httpx.post(url, content=body, headers={"Content-Type": "application/json"})
+
+    def more(found: dict[str, float], outcome: str) -> float:
+        return found.get(name(outcome), 0) - before.get(name(outcome), 0)
+
+    found = wait_until(lambda found: more(found, "answered") >= 2 and more(found, "refused") >= 2)
+    spent = 'hybrid_stage_seconds_total{kind="recommend",stage="model"}'
+    assert found[spent] > before.get(spent, 0)
+    assert found['hybrid_batches_total{kind="recommend"}'] > 0
+    assert any(key.startswith("ts_inference_requests_total{") for key in found)
 
 
 def prediction_messages() -> tuple[type, type]:

@@ -77,12 +77,12 @@ def user(tmp_path_factory: pytest.TempPathFactory):
     """A user with nothing yet; what is left at the end of the module is torn down."""
     home = tmp_path_factory.mktemp("home")
     settings = yaml.safe_load((PROJECT / "stacks" / "environments" / "local.yaml").read_text())
-    base = _free_block(13)
+    base = _free_block(14)
     settings["ports"] = {
         "moto": base, "gcs": base + 1, "kubernetes": base + 2, "superlink": base + 3,
         "supernode": base + 4, "fleet": base + 8, "gateway": base + 9,
         "torchserve": {"inference": base + 6, "management": base + 7, "grpc": base + 11,
-                       "public": base + 12},
+                       "public": base + 12, "metrics": base + 13},
     }  # fmt: skip
     (home / "environments").mkdir()
     (home / "environments" / "local.yaml").write_text(yaml.safe_dump(settings))

@@ -136,7 +136,7 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "    management: 18651",
             "    management: 18651\n    colour: red",
             "ports.torchserve.colour is not a setting; the keys allowed there are inference, "
-            "management, grpc, public.",
+            "management, grpc, metrics, public.",
         ),
         ("gcs: 18620", "gcs: 80", "ports.gcs is 80, but must be greater than or equal to 1024."),
         (
