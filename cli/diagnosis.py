@@ -13,6 +13,7 @@ from cli.errors import ServingError
 from cli.findings import Finding
 from cli.gpu_health import gpu_findings
 from cli.nginx import nginx_program
+from cli.sessions import LACK, session_store_program
 from cli.torchserve import find_java
 
 
@@ -21,7 +22,7 @@ def diagnose(environment: Environment) -> list[Finding]:
     findings = [_packages(), _engine(), _language_host(), _java()]
     if environment.is_local:
         findings += [_plugins(environment), _passphrase(environment), _space(environment),
-                     _proxy()]  # fmt: skip
+                     _proxy(), _sessions()]  # fmt: skip
     if engine_root().joinpath("bin", "pulumi").exists():
         findings += gpu_findings(environment)
     return findings
@@ -98,6 +99,12 @@ def _proxy() -> Finding:
         "no canary (sudo apt-get install nginx-light)"
     )
     return Finding("Proxy", True, program or lack, "")
+
+
+def _sessions() -> Finding:
+    """Not needed to work either."""
+    detail = session_store_program() or f"answers do not know what users did of late, since {LACK}"
+    return Finding("Session store", True, detail, "")
 
 
 def _first_line(command: list[str]) -> str | None:

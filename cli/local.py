@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from cli import serving_proxy, trials
+from cli import serving_proxy, sessions, trials
 from cli.enrolment import note_enrolment
 from cli.environment import Environment
 from cli.fleet_proxy import proxy_command
@@ -70,7 +70,7 @@ class LocalServers:
 
     @cached_property
     def services(self) -> list[Part]:
-        """TorchServe, the SuperLink and the process that runs its ServerApps."""
+        """TorchServe and what stands beside it, the SuperLink and what runs its ServerApps."""
         ports = self.environment.settings.ports
         credentials.issue(deployment.credentials_folder(self._flower), self._sites)
         superlink, superlink_environment = deployment.superlink_command(
@@ -97,7 +97,7 @@ class LocalServers:
                 {f"ports.torchserve.{k}": v
                  for k, v in ports.torchserve.model_dump(exclude={"public"}).items()},
                 torchserve_client.ready,
-                torchserve_environment,
+                torchserve_environment | sessions.handler_variables(self.environment),
             ),
             Part(
                 "superlink",
@@ -108,7 +108,21 @@ class LocalServers:
             ),
             Part("serverapps", superexec, {}, _at_once, superexec_environment),
             *self._proxies(),
+            *self._session_store(),
         ]
+
+    def _session_store(self) -> list[Part]:
+        """Where this machine has Redis or Valkey: what users did of late."""
+        program = sessions.session_store_program()
+        if program is None:
+            return []
+        command = sessions.session_store_command(
+            program,
+            sessions.sessions_folder(self.environment),
+            memory_mb=self.environment.settings.sessions.memory_mb,
+        )
+        ready = partial(sessions.answers, self.environment)
+        return [Part(sessions.PART, command, {}, ready, {})]
 
     def _proxies(self) -> list[Part]:
         """Where this machine has nginx: what sites reach the SuperLink through, and users

@@ -104,7 +104,8 @@ class ServingClient:
         digest
             The version to ask; by default the one in service.
         user
-            Who asks, by whom the proxy divides between two versions.
+            Who asks: the proxy divides users between two versions, and what this one did of late
+            counts.
 
         Returns
         -------
@@ -119,7 +120,10 @@ class ServingClient:
         version = f"/{digest.removeprefix('sha256:')}" if digest else ""
         url = f"{self.inference_url}/predictions/{MODEL}{version}"
         body = {"history": history, "k": k, "exclude_seen": exclude_seen}
-        headers = {"X-User": quote(user)} if user else {}
+        headers = {}
+        if user:
+            body["user"] = user
+            headers["X-User"] = quote(user)
         # Asking twice does no harm; 503 is a worker that is just being replaced.
         answer = self._send("POST", url, json=body, headers=headers, retry_statuses=(503,))
         if answer.status_code == 404:

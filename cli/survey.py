@@ -11,12 +11,16 @@ from cli.state import resource_counts
 
 
 def survey(environment: Environment) -> dict[str, Any]:
-    """Layers with their resources, local servers, model channels, the digest that serves, a trial."""
-    with ThreadPoolExecutor(4) as pool:
+    """Layers with their resources, local servers, model channels, what serves, a trial.
+
+    `stale` tells why answers do not know what users did of late; None where they do.
+    """
+    with ThreadPoolExecutor(5) as pool:
         counts = pool.submit(resource_counts, environment)
         channels = pool.submit(_channels, environment)
         serving = pool.submit(_serving, environment)
         trial = pool.submit(_trial, environment)
+        stale = pool.submit(_stale, environment)
         servers = _servers(environment)
         return {
             "layers": {layer: counts.result().get(layer, 0) for layer in LAYERS},
@@ -24,6 +28,7 @@ def survey(environment: Environment) -> dict[str, Any]:
             "channels": channels.result(),
             "serving": serving.result(),
             "trial": trial.result(),
+            "stale": stale.result() if servers else None,
         }
 
 
@@ -63,6 +68,14 @@ def _trial(environment: Environment) -> dict[str, Any] | None:
     from cli.canary import state
 
     return state(environment)
+
+
+def _stale(environment: Environment) -> str | None:
+    if not environment.is_local:
+        return None
+    from cli.sessions import problem
+
+    return problem(environment)
 
 
 def _serving(environment: Environment) -> str | None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 
-class BadRequest(Exception):
-    """The client must change its request; `status` is the HTTP status code."""
+class Refused(Exception):
+    """A request gets no answer; `status` is the HTTP status code."""
+
+    status = 500
+
+
+class BadRequest(Refused):
+    """The client must change its request."""
 
     status = 400
 
@@ -13,6 +19,18 @@ class UnknownItem(BadRequest):
     """The request is well formed, and asks about an item that the model does not know."""
 
     status = 422
+
+
+class OtherSite(Refused):
+    """The request is about what is private to a site, and this is not its service."""
+
+    status = 421
+
+
+class NoSessions(Refused):
+    """There is no session store, or it does not answer; the same request may be sent again."""
+
+    status = 503
 
 
 class ArchiveError(Exception):

@@ -46,9 +46,11 @@ class Kind:
     request
         What is parsed.
     response
-        What a good answer conforms to.
+        What a good answer conforms to, by default.
     answerer
         Module and class that opens an artefact's folder; the module is loaded only when needed.
+    others
+        What good answers to other requests of this kind conform to.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Kind:
     request: Any
     response: type[BaseModel]
     answerer: str
+    others: tuple[type[BaseModel], ...] = ()
 
     @property
     def open(self) -> Callable[[Path], Answerer]:
@@ -69,7 +72,8 @@ RECOMMEND = Kind(
     ("recipe.json", "weights.safetensors", "items.json", "metrics.json"),
     requests.ItemsRequest,
     requests.FoundItems,
-    "handlers.recommender.Recommender",
+    "handlers.fresh.FreshRecommender",
+    (requests.StoredEvents,),
 )
 KINDS = (
     RECOMMEND,

@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 from handlers.kinds import KINDS, Kind
 from handlers.requests import (
     ClickRequest,
+    EventsRequest,
     Problem,
     RatingRequest,
     RecommendRequest,
@@ -18,7 +19,7 @@ from handlers.requests import (
 
 SCHEMAS = "#/components/schemas/"
 REQUESTS = {
-    "recommend": (RecommendRequest, SimilarRequest),
+    "recommend": (RecommendRequest, SimilarRequest, EventsRequest),
     "search": (SearchRequest,),
     "rating": (RatingRequest,),
     "click": (ClickRequest,),
@@ -38,7 +39,7 @@ SERVERS_OWN = {
 def openapi_document() -> dict[str, Any]:
     """The document, which any served model gives to who accepts ``application/openapi+json``."""
     requests = [(cls, "validation") for classes in REQUESTS.values() for cls in classes]
-    answers = [(kind.response, "validation") for kind in KINDS]
+    answers = [(cls, "validation") for kind in KINDS for cls in (kind.response, *kind.others)]
     _, schemas = models_json_schema(
         [*requests, *dict.fromkeys(answers), (Problem, "validation")],
         ref_template=SCHEMAS + "{model}",
@@ -58,13 +59,14 @@ def openapi_document() -> dict[str, Any]:
 
 def _path(kind: Kind) -> dict[str, Any]:
     asked = [_of(cls) for cls in REQUESTS[kind.name]]
+    answers = [_of(cls) for cls in (kind.response, *kind.others)]
     return {
         "post": {
             "operationId": kind.name,
             "summary": kind.response.__doc__,
             "requestBody": {
                 "required": True,
-                "content": _json(asked[0] if len(asked) == 1 else {"oneOf": asked}),
+                "content": _json(_one_of(asked)),
             },
             "responses": {
                 "200": {
@@ -75,12 +77,15 @@ def _path(kind: Kind) -> dict[str, Any]:
                             "schema": {"type": "string"},
                         }
                     },
-                    "content": _json(_of(kind.response)),
+                    "content": _json(_one_of(answers)),
                 },
                 "400": _refusal("The request is not as described"),
                 "422": _refusal("The model does not know what the request is about"),
+                "421": _refusal("What is private to a site goes to that site's service only"),
                 "4XX": _refusal("There is no such model, or the request is too large", SERVERS_OWN),
-                "5XX": _refusal("The model failed, or no worker is free", SERVERS_OWN),
+                "5XX": _refusal(
+                    "The model failed, no worker is free, or no session store", SERVERS_OWN
+                ),
             },
         }
     }
@@ -90,6 +95,10 @@ def _refusal(description: str, also: dict[str, Any] | None = None) -> dict[str, 
     problem = _of(Problem)
     schema = {"anyOf": [problem, {"$ref": f"{SCHEMAS}ServersOwn"}]} if also else problem
     return {"description": description, "content": _json(schema)}
+
+
+def _one_of(schemas: list[dict[str, Any]]) -> dict[str, Any]:
+    return schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from handlers.parsing import Strict
 
 MOST_ITEMS = 1000
+MOST_EVENTS = 100
 
 
 def _whole(value: Any) -> Any:
@@ -17,6 +18,10 @@ def _whole(value: Any) -> Any:
 
 
 ItemId = Annotated[str, Field(description="an item id in quotes")]
+UserId = Annotated[
+    str,
+    Field(min_length=1, max_length=200, description="a user id in quotes, of up to 200 letters"),
+]
 Count = Annotated[
     int,
     Field(ge=1, le=MOST_ITEMS, description=f"a whole number from 1 to {MOST_ITEMS}: how many"),
@@ -49,11 +54,17 @@ class Where(Strict):
 
 
 class RecommendRequest(Strict):
-    """Ask for items to a history."""
+    """Ask for items to a history, and to what the user did since."""
 
     history: tuple[ItemId, ...] = Field(
+        (),
         description="a list of item ids: the oldest first; it may be empty, and ids that the model "
-        "does not know are passed over"
+        "does not know are passed over",
+    )
+    user: UserId | None = Field(
+        None,
+        description="a user id in quotes, of up to 200 letters: the events posted for this user "
+        "are appended to the history, but for those that it ends with",
     )
     k: Count = 10
     exclude_seen: bool = Field(
@@ -70,6 +81,49 @@ class RecommendRequest(Strict):
     explain: bool = Field(
         False, description="true or false: whether each item comes with the events that caused it"
     )
+
+
+class Event(Strict):
+    """Something that a user did with an item."""
+
+    item: ItemId
+    time: float | None = Field(
+        None,
+        ge=0,
+        description="a number from 0 on: seconds since 1970, by default the present; events may "
+        "come in any order",
+    )
+    id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="an event id in quotes, of up to 100 letters: of events of one user with the "
+        "same id one is kept",
+    )
+
+
+class EventsRequest(Strict):
+    """Tell what a user did, for the next answers to that user."""
+
+    user: UserId
+    events: tuple[Event, ...] = Field(
+        min_length=1, max_length=MOST_EVENTS, description=f"a list of 1 to {MOST_EVENTS} events"
+    )
+    residency: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="a site's name in quotes: the events are private to it; by default to the site "
+        "at which the service stands, if it stands at one",
+    )
+
+    def sent_as(self, request: str) -> EventsRequest:
+        """The same with an id for each event that has none, so that it may come twice."""
+        events = tuple(
+            event if event.id else event.model_copy(update={"id": f"{request}-{place}"})
+            for place, event in enumerate(self.events)
+        )
+        return self.model_copy(update={"events": events})
 
 
 class SimilarRequest(Strict):
@@ -109,13 +163,18 @@ class ClickRequest(Strict):
 
 
 def _asks_for(body: Any) -> str:
-    one = isinstance(body, dict) and "item" in body and "history" not in body
-    return (SimilarRequest if one else RecommendRequest).__name__
+    fields = body if isinstance(body, dict) else {}
+    if "events" in fields:
+        return EventsRequest.__name__
+    return (
+        SimilarRequest if "item" in fields and "history" not in fields else RecommendRequest
+    ).__name__
 
 
 ItemsRequest = Annotated[
     Annotated[RecommendRequest, Tag("RecommendRequest")]
-    | Annotated[SimilarRequest, Tag("SimilarRequest")],
+    | Annotated[SimilarRequest, Tag("SimilarRequest")]
+    | Annotated[EventsRequest, Tag("EventsRequest")],
     Discriminator(_asks_for),
 ]
 
@@ -136,9 +195,22 @@ class FoundItem(BaseModel):
 
 
 class FoundItems(BaseModel):
-    """Items, the best first, and the digest of the model that found them."""
+    """Items, the best first, and the digest of the model that found them.
+
+    Where a user was named, `fresh_events` tells how many events were appended to the history;
+    `warning` tells why none could be.
+    """
 
     items: list[FoundItem]
+    fresh_events: int | None = None
+    warning: str | None = None
+    model: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+
+
+class StoredEvents(BaseModel):
+    """How many events were stored; one that had been already counts too."""
+
+    stored: int
     model: str = Field(pattern="^sha256:[0-9a-f]{64}$")
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from ts.context import Context
@@ -59,6 +61,7 @@ class Service:
         """Answer a batch of requests, in their order."""
         from handlers.errors import BadRequest
         from handlers.parsing import parse
+        from handlers.requests import EventsRequest
         from handlers.stopwatch import Stopwatch
 
         watch = Stopwatch()
@@ -66,12 +69,18 @@ class Service:
         good: dict[int, Any] = {}
         with watch("parse"):
             for place, row in enumerate(data):
-                if _asks_for_description(context.get_all_request_header(place)):
+                headers = context.get_all_request_header(place)
+                if "application/openapi+json" in _header(headers, "accept"):
                     continue
                 try:
-                    good[place] = parse(self.kind.request, row.get("body", row.get("data")))
+                    request = parse(self.kind.request, row.get("body", row.get("data")))
                 except BadRequest as error:
                     answers[place] = error
+                    continue
+                if isinstance(request, EventsRequest):
+                    # The proxy sends it again with the same id where a worker died.
+                    request = request.sent_as(_header(headers, "x-request-id") or uuid4().hex)
+                good[place] = request
         for place, answer in zip(good, self._answer(list(good.values()), watch), strict=True):
             answers[place] = answer
         self.meter.count([_outcome(answer) for answer in answers], watch)
@@ -94,13 +103,14 @@ class Service:
 
     def _written(self, answer: Any, place: int, watch: Stopwatch, context: Context) -> bytes:
         """The body of a response; its status and headers go to the context."""
-        from handlers.errors import BadRequest
+        from handlers.errors import Refused
 
         context.set_response_content_type(place, "application/json")
         if answer is None:
             return self.document
-        if isinstance(answer, BadRequest):
-            context.set_response_status(answer.status, "Bad Request", place)
+        if isinstance(answer, Refused):
+            phrase = HTTPStatus(answer.status).phrase
+            context.set_response_status(answer.status, phrase, place)
             return json.dumps({"error": str(answer)}).encode()
         if isinstance(answer, Exception):
             context.set_response_status(500, "Internal Server Error", place)
@@ -124,9 +134,9 @@ def _outcome(answer: Any) -> str:
     return "failed" if isinstance(answer, Exception) else "answered"
 
 
-def _asks_for_description(headers: dict[str, str]) -> bool:
-    """By the header Accept, since TorchServe passes on neither method nor query of a request."""
-    return any(
-        name.lower() == "accept" and "application/openapi+json" in value
-        for name, value in headers.items()
-    )
+def _header(headers: dict[str, str], wanted: str) -> str:
+    """A header's value, empty where there is none.
+
+    TorchServe passes on headers only, neither method nor query of a request.
+    """
+    return next((value for name, value in headers.items() if name.lower() == wanted), "")

@@ -121,7 +121,8 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "        error_page 413 @large;\n"
         "        error_page 429 @hasty;\n"
         f"        location ~ ^/predictions/[a-z_-]+$ {{ {ask} }}\n"
-        f"        location @again {{ {ask} }}\n"
+        # What it says the second time is the answer, with its own words.
+        f"        location @again {{ proxy_intercept_errors off; {ask} }}\n"
         f"{_shadow(proxy.second)}"
         "        location = /ping { proxy_pass http://torchserve; }\n"
         f'        location = {FINGERPRINT_PATH} {{ return 200 "{mark}"; }}\n'

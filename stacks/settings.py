@@ -254,6 +254,14 @@ class LimitSettings(_Section):
     worker_memory_mb: Annotated[int, Field(ge=512)] = 4096
 
 
+class SessionSettings(_Section):
+    """What users did of late: how long and how much of it is kept, and in how much memory."""
+
+    expiry_seconds: Annotated[int, Field(ge=1, le=30 * 86400)] = 86400
+    events: Annotated[int, Field(ge=1, le=1000)] = 50
+    memory_mb: Annotated[int, Field(ge=8)] = 64
+
+
 class FederationSettings(_Section):
     """The Flower SuperLink on Kubernetes: its port there and the size of its state's volume.
 
@@ -399,6 +407,7 @@ class Settings(_Section):
     object_stores: ObjectStoreSettings = ObjectStoreSettings()
     serving: ServingSettings
     limits: LimitSettings = LimitSettings()
+    sessions: SessionSettings = SessionSettings()
     federation: FederationSettings
     training: TrainingSettings | None = None
     trainer: Annotated[TrainerSettings, Field(discriminator="kind")] | None = None
@@ -498,6 +507,11 @@ class Settings(_Section):
             raise ValueError("azure is missing: name the subscription")
         if cloud != "azure" and self.gcp is None:
             raise ValueError("gcp is missing: name the project and location of the GCS bucket")
+
+    @property
+    def serving_site(self) -> str | None:
+        """The site at which models are served; None in the cloud. What is private stays there."""
+        return self.sites[0].name if self.serving.placement == "private" else None
 
     def networks(self) -> dict[str, IPv4Network]:
         """Every network that takes part, by what it is called: none may overlap another."""

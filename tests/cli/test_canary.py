@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from cli import canary, production, trials
+from cli import canary, production, sessions, trials
 from cli.application import PROJECT
 from cli.environment import Environment
 from cli.errors import CommandError, ServingError
@@ -46,17 +46,17 @@ def quietly(done: int, total: int, text: str) -> None:
 
 @dataclass
 class Service:
-    """A local environment of which only TorchServe and its proxy run."""
+    """A local environment of which only TorchServe, its proxy and its session store run."""
 
     environment: Environment
     models: list[str]
 
     def up(self) -> None:
-        """What `hybrid up` does for these two servers."""
+        """What `hybrid up` does for these servers."""
         parts = [
             part
             for part in LocalServers(self.environment).services
-            if part.name in ("torchserve", "serving")
+            if part.name in ("torchserve", "serving", "sessions")
         ]
         supervisor = Supervisor(self.environment.folder)
         supervisor.configure(parts)
@@ -154,6 +154,31 @@ def test_after_kills_of_both_servers_up_serves_the_same_share_again(service, old
     # It went on without its main process, and would have kept the port from the next one.
     assert not worker.is_running()
     assert canary.state(service.environment)["problem"] is None
+    assert service.answered_by() == before
+
+
+@pytest.mark.skipif(
+    sessions.session_store_program() is None,
+    reason="there is neither redis-server nor valkey-server",
+)
+def test_a_canary_serves_on_without_its_session_store_and_up_brings_that_back(service) -> None:
+    event = {"user": "user-1", "events": [{"item": "item-2"}]}
+    before = service.answered_by()
+    assert sessions.problem(service.environment) is None
+    Supervisor(service.environment.folder)._call("stopProcess", "sessions")
+    assert sessions.problem(service.environment) == "the session store does not answer: hybrid up"
+    refused = httpx.post(service.url, json=event)
+    assert refused.status_code == 503
+    assert refused.json() == {"error": "The session store does not answer."}
+    answer = httpx.post(service.url, json={"user": "user-1"}).json()
+    assert len(answer["items"]) == 10 and "does not answer" in answer["warning"]
+    assert service.answered_by() == before
+    service.up()
+    service.process("sessions").kill()
+    service.up()
+    assert sessions.problem(service.environment) is None
+    assert httpx.post(service.url, json=event).json()["stored"] == 1
+    assert httpx.post(service.url, json={"user": "user-1"}).json()["fresh_events"] == 1
     assert service.answered_by() == before
 
 

@@ -12,7 +12,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
-from handlers.errors import ArchiveError, BadRequest
+from handlers.errors import ArchiveError, BadRequest, Refused
 from handlers.kinds import KINDS, kind_in
 from handlers.openapi import openapi_document
 from handlers.parsing import parse
@@ -68,7 +68,7 @@ def test_whatever_is_asked_as_described_is_answered_as_described(
         request = parse(kind.request, json.dumps(case.body).encode())
         (answer,) = model.answer([request], Stopwatch())
         if isinstance(answer, Exception):
-            assert isinstance(answer, BadRequest) and str(answer).endswith(".")
+            assert isinstance(answer, Refused) and str(answer).endswith(".")
         else:
             whole = answer | {"model": "sha256:" + "a" * 64}
             kind.response.model_validate_json(json.dumps(whole, allow_nan=False), strict=True)

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from handlers.errors import BadRequest
 from handlers.parsing import parse
-from handlers.requests import ClickRequest, ItemsRequest, RecommendRequest, SimilarRequest, Where
+from handlers.requests import (
+    ClickRequest,
+    EventsRequest,
+    ItemsRequest,
+    RecommendRequest,
+    SimilarRequest,
+    Where,
+)
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -41,7 +48,15 @@ def test_text_bytes_and_what_the_server_decoded_are_the_same(wrap) -> None:
         (b"[" * 100_000, "The body is not JSON in UTF-8."),
         (b"[]", "The body must be a JSON object, not a list."),
         (b"null", "The body must be a JSON object, not null."),
-        (b"{}", "The field history is missing: send a list of item ids."),
+        (
+            b'{"events": [{}], "user": "u"}',
+            "The field events[0].item is missing: send an item id in quotes.",
+        ),
+        (
+            b'{"events": [{"item": "a"}]}',
+            "The field user is missing: send a user id in quotes, of up to 200 letters.",
+        ),
+        (b'{"events": [], "user": "u"}', "events must be a list of 1 to 100 events, not a list."),
         (b'{"history": "a"}', "history must be a list of item ids, not text."),
         (b'{"history": ["a", 7]}', "history[1] must be an item id in quotes, not 7."),
         (b'{"history": [], "k": 0}', "k must be a whole number from 1 to 1000, not 0."),
@@ -58,8 +73,8 @@ def test_text_bytes_and_what_the_server_decoded_are_the_same(wrap) -> None:
         ),
         (
             b'{"history": [], "n": 1}',
-            "Unknown field 'n': the fields are history, k, exclude_seen, where, diversity, "
-            "explain.",
+            "Unknown field 'n': the fields are history, user, k, exclude_seen, where, "
+            "diversity, explain.",
         ),
         (b'{"history": [], "where": 3}', "where must be an object with filters, not 3."),
         (
@@ -117,4 +132,4 @@ def test_any_json_is_parsed_or_refused_shortly(value) -> None:
     except BadRequest as error:
         assert len(str(error)) < 300
     else:
-        assert 1 <= request.k <= 1000
+        assert isinstance(request, EventsRequest) or 1 <= request.k <= 1000

@@ -16,6 +16,7 @@ import pytest
 from nbclient import NotebookClient
 
 from cli.nginx import nginx_program
+from cli.sessions import session_store_program
 
 PROJECT = Path(__file__).resolve().parents[2]
 HYBRID = Path(sys.executable).parent / "hybrid"
@@ -26,6 +27,8 @@ SERVERS = {
 }  # fmt: skip
 if nginx_program():  # sites then reach the SuperLink through it, and users TorchServe
     SERVERS |= {"serving", "fleet", "site-berlin-gateway", "site-lyon-gateway"}
+if session_store_program():
+    SERVERS |= {"sessions"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +87,7 @@ def test_status_tells_what_runs(user):
     assert all(found["layers"].values())
     assert {s["name"] for s in found["servers"] if s["state"] == "running"} == SERVERS
     assert found["serving"] is None
+    assert (found["stale"] is None) == (session_store_program() is not None)
 
 
 def test_deploy_without_a_model_says_so(user):
