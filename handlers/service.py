@@ -125,11 +125,11 @@ def _worth_a_line(record: logging.LogRecord) -> bool:
 
 def _outcome(answer: Any) -> str:
     """What became of a request, for the metrics."""
-    from handlers.errors import BadRequest
+    from handlers.errors import Refused
 
     if answer is None:
         return "described"
-    if isinstance(answer, BadRequest):
+    if isinstance(answer, Refused) and answer.status < 500:
         return "refused"
     return "failed" if isinstance(answer, Exception) else "answered"
 
