@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system programs that some tests run: VPNs, their parsers, a proxy, a store of sessions, a linter.
+# Installs the system programs that some tests run: VPNs, their parsers, a proxy, a store of sessions, checkers.
 # Only as root, only with apt, only what is missing; without them those tests skip and say why.
 set -euo pipefail
 
@@ -12,17 +12,26 @@ declare -A packages=(
     [charon-systemd]="charon-systemd libstrongswan-standard-plugins"
     [/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so]=libcharon-extra-plugins
     [nginx]=nginx-light
+    [promtool]=prometheus
     [redis-server]=redis-server
     [shellcheck]=shellcheck
+)
+# What some of them would run from then on at every boot, on addresses that anybody reaches.
+declare -A services=(
+    [charon-systemd]=strongswan
+    [nginx]=nginx
+    [promtool]=prometheus
+    [redis-server]=redis-server
 )
 
 # Not all of these are on the PATH of everybody: daemons live in sbin.
 PATH=$PATH:/usr/sbin:/sbin
-missing=()
+missing=() unwanted=()
 for program in "${!packages[@]}"; do
     if ! command -v "$program" >/dev/null && [ ! -e "$program" ]; then
         read -ra wanted <<<"${packages[$program]}"
         missing+=("${wanted[@]}")
+        [ -z "${services[$program]:-}" ] || unwanted+=("${services[$program]}")
     fi
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
@@ -61,5 +70,8 @@ if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -
     --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
     printf 'They could not be installed, so tests that need them will skip: %s\n' \
         "$(tail -n 1 "$log")" >&2
+fi
+if [ ${#unwanted[@]} -gt 0 ] && command -v systemctl >/dev/null; then
+    systemctl --quiet disable "${unwanted[@]}" 2>/dev/null || true
 fi
 printf '  done in %d s\n' "$((SECONDS - start))"
