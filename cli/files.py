@@ -10,8 +10,23 @@ from cli.errors import CommandError
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replace a file by `text` in one step; nobody sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace a file by `text` in one step; nobody sees half of it.
+
+    Raises
+    ------
+    CommandError
+        If it cannot be written, as on a full disk; what was there stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, text, mode)
+    except OSError as error:
+        raise CommandError(
+            f"{path} cannot be written ({error.strerror}): make room, or write elsewhere."
+        ) from error
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w") as file:

@@ -87,6 +87,14 @@ def test_the_command_writes_the_file_that_a_collector_takes(environment, learnt,
     assert [path.name for path in file.parent.iterdir()] == ["hybrid.prom"]
 
 
+def test_a_place_that_cannot_be_written_is_named(environment, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(["metrics", "local", "--output", str(tmp_path / "file" / "hybrid.prom")])
+    assert stop.value.code == 1
+    assert f"{tmp_path / 'file' / 'hybrid.prom'} cannot be written (" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 def test_promtool_has_nothing_to_say_against_the_gauges(environment, learnt):
     text = exposition(environment).encode()
