@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -38,6 +39,12 @@ def _replace(path: Path, text: str, mode: int) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def short_path(folder: Path, prefix: str) -> Path:
+    """A path in `socket_folder` that stands for a folder whose own path may be too long."""
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return socket_folder() / f"{prefix}-{name}"
 
 
 def socket_folder(parent: str | None = None) -> Path:

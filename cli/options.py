@@ -24,6 +24,10 @@ environment_option = click.option(
     shell_complete=_complete_environment, help="Environment to work on.",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+output_option = click.option(
+    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write; standard output without it.",
+)  # fmt: skip
 prices_option = click.option(
     "--prices", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A table of prices instead of infra/prices.yaml.",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from cli.environment import Environment
-from cli.files import socket_folder, write_text
+from cli.files import short_path, write_text
 
 PART = "sessions"
 LACK = (
@@ -48,9 +47,8 @@ def session_store_command(program: str, folder: Path, *, memory_mb: int) -> list
 
 
 def session_socket(folder: Path) -> Path:
-    """The store's socket; beside the folder its path could be too long."""
-    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    return socket_folder() / f"sessions-{name}.sock"
+    """The store's socket."""
+    return short_path(folder, "sessions")
 
 
 def sessions_folder(environment: Environment) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -12,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cli.errors import ServingError
-from cli.files import socket_folder, write_text
+from cli.files import short_path, write_text
 from handlers.meter import METRICS
 
 # One stream for the supervisor, without the lines that TorchServe writes at every request.
@@ -212,6 +211,5 @@ def archives_of(folder: Path) -> Path:
 
 
 def _temporary_folder(folder: Path) -> Path:
-    """Short path for TorchServe's worker sockets: a Unix socket's path has at most 107 bytes."""
-    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    return socket_folder() / f"torchserve-{name}"
+    """Folder of the sockets of TorchServe's workers."""
+    return short_path(folder, "torchserve")

@@ -7,13 +7,12 @@ from pathlib import Path
 import click
 
 from cli.application import Application
-from cli.options import environment_argument
+from cli.options import environment_argument, output_option
 
 
 @click.command()
 @environment_argument
-@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False),
-              help="File to write; standard output without it.")  # fmt: skip
+@output_option
 @click.pass_obj
 def graph(app: Application, environment: str, output: Path | None) -> None:
     """Draw ENV's resources and what needs what, as SVG."""

@@ -7,13 +7,12 @@ from pathlib import Path
 import click
 
 from cli.application import Application
-from cli.options import environment_argument
+from cli.options import environment_argument, output_option
 
 
 @click.command()
 @environment_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write a file for node_exporter's textfile collector, NAME.prom.")  # fmt: skip
+@output_option
 @click.pass_obj
 def metrics(app: Application, environment: str, output: Path | None) -> None:
     """Print what Prometheus may know of ENV's federation and models, in its text format."""
