@@ -103,14 +103,15 @@ def search_table(
         states = states[torch.randperm(len(states))]
         queries, sample = states[:QUERIES], states[QUERIES:]
         start = time.perf_counter()
-        index = ApproximateIndex(table, sample)
+        index = ApproximateIndex(table.numpy(), sample.numpy())
         build = time.perf_counter() - start
         exact = faiss.IndexFlatIP(table.shape[1])
         exact.add(table.numpy())
         wanted = torch.from_numpy(exact.search(queries.numpy(), 10)[1])
-        found = torch.cat([index.search(state, 10)[1] for state in queries.split(1)])
+        single = queries.numpy()[:, None]
+        found = torch.from_numpy(np.concatenate([index.search(q, 10)[1] for q in single]))
         recall = (found[:, :, None] == wanted[:, None, :]).any(2).double().mean()
-        p50, p99 = milliseconds(lambda state, index=index: index.search(state, 10), queries)
+        p50, p99 = milliseconds(lambda q, index=index: index.search(q.numpy(), 10), queries)
         slow, _ = milliseconds(lambda q, exact=exact: exact.search(q.numpy(), 10), queries[:30])
         report.add_row(
             kind,

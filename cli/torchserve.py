@@ -172,6 +172,8 @@ def torchserve_command(
         "TS_CONFIG_FILE": str(configuration),
         # Workers must import what their archive carries, not what our own path holds.
         "PYTHONPATH": "",
+        # A worker has one core: NumPy's threads would wait for work by spinning.
+        "OPENBLAS_NUM_THREADS": "1",
     }
     return command, environment
 

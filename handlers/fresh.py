@@ -15,11 +15,14 @@ from handlers.stopwatch import Stopwatch
 class FreshRecommender:
     """A `Recommender` beside a store of sessions, if the service was started with one.
 
-    The parameters are those of `Recommender`.
+    Parameters
+    ----------
+    folder
+        Of the model, as `Recommender.open` takes it.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.model = Recommender(folder)
+        self.model = Recommender.open(folder)
         self.sessions = open_sessions()
 
     def example(self) -> RecommendRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -36,10 +37,10 @@ SERVERS_OWN = {
 }
 
 
-def openapi_document() -> dict[str, Any]:
+def openapi_document(kinds: Sequence[Kind] = KINDS) -> dict[str, Any]:
     """The document, which any served model gives to who accepts ``application/openapi+json``."""
-    requests = [(cls, "validation") for classes in REQUESTS.values() for cls in classes]
-    answers = [(cls, "validation") for kind in KINDS for cls in (kind.response, *kind.others)]
+    requests = [(cls, "validation") for kind in kinds for cls in REQUESTS[kind.name]]
+    answers = [(cls, "validation") for kind in kinds for cls in (kind.response, *kind.others)]
     _, schemas = models_json_schema(
         [*requests, *dict.fromkeys(answers), (Problem, "validation")],
         ref_template=SCHEMAS + "{model}",
@@ -52,7 +53,7 @@ def openapi_document() -> dict[str, Any]:
             "description": "Recommendations, search, ratings and clicks, as TorchServe serves "
             "them. Ask /predictions/<kind>/<version> for one version of a model.",
         },
-        "paths": {f"/predictions/{kind.name}": _path(kind) for kind in KINDS},
+        "paths": {f"/predictions/{kind.name}": _path(kind) for kind in kinds},
         "components": {"schemas": schemas["$defs"] | {"ServersOwn": SERVERS_OWN}},
     }
 

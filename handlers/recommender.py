@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from handlers.errors import BadRequest, UnknownItem
 from handlers.requests import MOST_ITEMS, RecommendRequest, SimilarRequest, Where
 from handlers.stopwatch import Stopwatch
-from recsys.accelerate.runtime import open_runtime
-from recsys.attributes import read_attributes
 from recsys.diversity import diversified
-from recsys.filters import ItemFilters
+from recsys.exact import barred, best_of
+from recsys.filters import Attributes, ItemFilters
+from recsys.portable import is_portable, open_portable
+from recsys.ranking import Ranker
 
+# Items whose vectors are multiplied at once.
+PART = 65536
 # Users of one event, of whom it is asked what anybody would like, and scores held for that.
 COLD_SAMPLE, COLD_SCORES = 1024, 64_000_000
 # Diversity chooses among so many times the items wanted, but no more than `MOST_ITEMS`.
@@ -27,30 +30,46 @@ Found = tuple[np.ndarray, np.ndarray]
 
 
 class Recommender:
-    """Answers by a stored model, accelerated or not.
+    """Answers by a model.
 
     Parameters
     ----------
-    folder
-        A model artefact.
-
-    Raises
-    ------
-    RecsysError
-        The artefact is not usable.
+    runtime, items
+        The model, and the ids of its items by index.
+    attributes
+        As `recsys.filters.ItemFilters` takes them; None where nothing is known of the items.
     """
 
-    def __init__(self, folder: Path) -> None:
-        # A worker that takes the place of one that died is ready sooner.
-        self.runtime, items = open_runtime(folder, keep_index=True)
+    def __init__(
+        self, runtime: Ranker, items: Sequence[str], attributes: Attributes | None
+    ) -> None:
+        self.runtime = runtime
         self.items = np.array(items, dtype=object)
         self.places = {item: place for place, item in enumerate(items)}
-        attributes = read_attributes(folder, items)
         self.filters = None if attributes is None else ItemFilters(attributes)
         self.cold = self._cold()
         # Norms only: the unit vectors themselves would double the memory of a large catalogue.
-        rows = (self.runtime.index.rows(part) for part in torch.arange(len(items)).split(65536))
-        self.norms = torch.cat([part.norm(dim=1) for part in rows]).clamp_min(1e-12)
+        norms = [np.linalg.norm(rows, axis=1) for rows in self._parts()]
+        self.norms = np.maximum(np.concatenate(norms), 1e-12)
+
+    @classmethod
+    def open(cls, folder: Path) -> Recommender:
+        """Load a stored model, accelerated or not, or one made portable, without torch then.
+
+        Raises
+        ------
+        RecsysError
+            The model is not usable.
+        """
+        if is_portable(folder):
+            return cls(*open_portable(folder))
+        # Where a portable model is served there is no torch.
+        from recsys.accelerate.runtime import open_runtime
+        from recsys.attributes import columns_of
+
+        # A worker that takes the place of one that died is ready sooner.
+        runtime, items = open_runtime(folder, keep_index=True)
+        return cls(runtime, items, columns_of(folder, items))
 
     def example(self) -> RecommendRequest:
         """A user with a long history."""
@@ -125,7 +144,7 @@ class Recommender:
                 values, places = self.runtime.rank(
                     states, known, most, allowed=allowed, seen=seen
                 )
-                found = dict(zip(warm, zip(values.numpy(), places.numpy(), strict=True)))
+                found = dict(zip(warm, zip(values, places, strict=True)))
         answers = []
         for row, request in enumerate(requests):
             values, places = found[row] if row in found else self._anybodys(request, allowed)
@@ -135,7 +154,7 @@ class Recommender:
             values, places = values[kept], places[kept]
             if request.diversity:
                 pool = slice(_candidates(request))
-                vectors = self.runtime.index.rows(torch.from_numpy(places[pool])).numpy()
+                vectors = self.runtime.index.rows(places[pool])
                 order = diversified(values[pool], vectors, request.k, request.diversity)
                 values, places = values[order], places[order]
             values, places = values[: request.k], places[: request.k]
@@ -160,16 +179,12 @@ class Recommender:
     ) -> list[dict]:
         """The items with the largest cosine, by the whole product in catalogues of any size."""
         with watch("search"):
-            own = torch.tensor([self.places[request.item] for request in requests])
+            own = np.array([self.places[request.item] for request in requests])
             rows = self.runtime.index.rows(own) / self.norms[own][:, None]
-            every = torch.arange(len(self.items)).split(65536)
-            cosines = torch.cat([rows @ self.runtime.index.rows(part).T for part in every], 1)
-            cosines /= self.norms
-            if allowed is not None:
-                cosines.masked_fill_(torch.from_numpy(~allowed), -torch.inf)
-            cosines.scatter_(1, own[:, None], -torch.inf)
-            most = max(request.k for request in requests)
-            values, places = (part.numpy() for part in cosines.topk(min(most, len(self.items))))
+            cosines = np.concatenate([rows @ part.T for part in self._parts()], 1) / self.norms
+            barred(cosines, allowed)
+            cosines[np.arange(len(own)), own] = -np.inf
+            values, places = best_of(cosines, max(request.k for request in requests))
         if np.isnan(values).any():
             raise FloatingPointError("the model's vectors are not finite")
         kept = [np.isfinite(row)[: r.k].nonzero()[0] for row, r in zip(values, requests)]
@@ -195,8 +210,8 @@ class Recommender:
         if len(past) < 2:
             return [[] for _ in places]  # nothing is left to score
         rest = [history[history != item] for item in past]
-        rows = self.runtime.index.rows(torch.from_numpy(places))
-        without = (self.runtime.encode(rest) @ rows.T).numpy()
+        rows = self.runtime.index.rows(places)
+        without = self.runtime.encode(rest) @ rows.T
         # float[past, items]: of an item that the history holds, all but its own removal keep this.
         had = np.isin(places, history) & (places != np.array(past)[:, None])
         drops = values - (without + self.runtime.seen_bias * had)
@@ -209,7 +224,6 @@ class Recommender:
             )  # fmt: skip
         return causes
 
-    @torch.inference_mode()
     def _cold(self) -> np.ndarray:
         """float32[items]: how likely each item is for anybody.
 
@@ -220,13 +234,19 @@ class Recommender:
         size = len(self.items)
         sample = min(size, max(16, min(COLD_SAMPLE, COLD_SCORES // size)))
         firsts = np.unique(np.linspace(0, size - 1, sample).astype(np.int64))
-        chance = torch.zeros(size)
-        every = torch.arange(size).split(65536)
+        chance = np.zeros(size, dtype=np.float32)
         for part in np.array_split(firsts, -(-len(firsts) // 16)):
             states = self.runtime.encode([[first] for first in part.tolist()])
-            scores = torch.cat([states @ self.runtime.index.rows(rows).T for rows in every], 1)
-            chance += scores.softmax(dim=1).sum(dim=0)
-        return (chance / len(firsts)).log().clamp_min(-1e30).numpy()
+            scores = np.concatenate([states @ rows.T for rows in self._parts()], 1)
+            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+            chance += (scores / scores.sum(axis=1, keepdims=True)).sum(axis=0)
+        with np.errstate(divide="ignore"):
+            return np.maximum(np.log(chance / len(firsts)), np.float32(-1e30))
+
+    def _parts(self) -> Iterator[np.ndarray]:
+        """float[up to PART, d]: all items' vectors, in order."""
+        for start in range(0, len(self.items), PART):
+            yield self.runtime.index.rows(np.arange(start, min(start + PART, len(self.items))))
 
 
 def _candidates(request: RecommendRequest) -> int:

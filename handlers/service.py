@@ -39,6 +39,7 @@ class Service:
         from handlers.kinds import kind_in
         from handlers.meter import Meter
         from handlers.openapi import openapi_document
+        from handlers.replies import answers_of
         from handlers.stopwatch import Stopwatch
 
         folder = Path(context.system_properties["model_dir"])
@@ -53,7 +54,7 @@ class Service:
         logging.getLogger().addFilter(_worth_a_line)
         example = self.model.example()
         for size in WARM_UP:
-            self._answer([example] * size, Stopwatch())
+            answers_of(self.model, [example] * size, Stopwatch())
         self.meter = Meter(self.kind.name)
         self.meter.start()
 
@@ -61,6 +62,7 @@ class Service:
         """Answer a batch of requests, in their order."""
         from handlers.errors import BadRequest
         from handlers.parsing import parse
+        from handlers.replies import answers_of
         from handlers.requests import EventsRequest
         from handlers.stopwatch import Stopwatch
 
@@ -81,42 +83,27 @@ class Service:
                     # The proxy sends it again with the same id where a worker died.
                     request = request.sent_as(_header(headers, "x-request-id") or uuid4().hex)
                 good[place] = request
-        for place, answer in zip(good, self._answer(list(good.values()), watch), strict=True):
+        found = answers_of(self.model, list(good.values()), watch)
+        for place, answer in zip(good, found, strict=True):
             answers[place] = answer
         self.meter.count([_outcome(answer) for answer in answers], watch)
         return [
             self._written(answer, place, watch, context) for place, answer in enumerate(answers)
         ]
 
-    def _answer(self, requests: list[Any], watch: Stopwatch) -> list[dict[str, Any] | Exception]:
-        """An answer a request, or what kept it from being answered."""
-        if not requests:
-            return []
-        try:
-            return self.model.answer(requests, watch)
-        except MemoryError:
-            raise  # TorchServe answers 507
-        except Exception as error:
-            # Whatever goes wrong in the model, the worker stays up and clients get an answer.
-            logging.exception("The model failed on a batch of %d requests", len(requests))
-            return [error] * len(requests)
-
     def _written(self, answer: Any, place: int, watch: Stopwatch, context: Context) -> bytes:
         """The body of a response; its status and headers go to the context."""
-        from handlers.errors import Refused
+        from handlers.replies import reply
 
         context.set_response_content_type(place, "application/json")
         if answer is None:
             return self.document
-        if isinstance(answer, Refused):
-            phrase = HTTPStatus(answer.status).phrase
-            context.set_response_status(answer.status, phrase, place)
-            return json.dumps({"error": str(answer)}).encode()
-        if isinstance(answer, Exception):
-            context.set_response_status(500, "Internal Server Error", place)
-            return b'{"error": "The model failed on this request; its log tells why."}'
-        context.set_response_header(place, "Server-Timing", watch.header)
-        return json.dumps(answer | {"model": self.digest}, allow_nan=False).encode()
+        status, body = reply(answer, self.digest)
+        if status == 200:
+            context.set_response_header(place, "Server-Timing", watch.header)
+        else:
+            context.set_response_status(status, HTTPStatus(status).phrase, place)
+        return body
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

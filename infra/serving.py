@@ -196,6 +196,8 @@ def container(args: ServingArgs) -> Mapping[str, Any]:
         "env": [
             {"name": "LOG_LOCATION", "value": "/work/logs"},
             {"name": "METRICS_LOCATION", "value": "/work/logs"},
+            # A worker has one core: NumPy's threads would wait for work by spinning.
+            {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
         ],
         "ports": [
             {"name": "inference", "container_port": INFERENCE},

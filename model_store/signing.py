@@ -44,6 +44,10 @@ class Keyring:
         key = self._own() or self._make()
         return key_id(key.public_key()), key.sign(PURPOSE + digest.encode())
 
+    def sign_document(self, document: bytes) -> bytes:
+        """The own key's signature of a JSON object, which can be taken for no model's digest."""
+        return (self._own() or self._make()).sign(document)
+
     def trusted(self) -> dict[str, Ed25519PublicKey]:
         """Keys whose models may be loaded, by id: the own one and those in ``trusted``."""
         own = self._own()

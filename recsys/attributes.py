@@ -66,3 +66,9 @@ def read_attributes(folder: Path, items: Sequence[str]) -> pl.DataFrame | None:
             f"{file} tells of other items than the {len(items)} in items.json; get the model again"
         )
     return rows
+
+
+def columns_of(folder: Path, items: Sequence[str]) -> dict[str, list] | None:
+    """The same as plain lists by name, as `recsys.filters.ItemFilters` takes them."""
+    rows = read_attributes(folder, items)
+    return None if rows is None else rows.to_dict(as_series=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-import polars as pl
 
 # Filters whose masks, a byte an item, are kept for the next request with the same.
 KEPT_MASKS = 64
+
+Attributes = Mapping[str, Sequence[str | float | None]]
 
 
 class ItemFilters:
@@ -20,23 +21,23 @@ class ItemFilters:
     Parameters
     ----------
     attributes
-        A row an item, with those columns of `recsys.attributes.KINDS` that are known.
+        Those columns of `recsys.attributes.KINDS` that are known, a value an item, None where
+        nobody knows it.
     """
 
-    def __init__(self, attributes: pl.DataFrame) -> None:
-        self.known = attributes.columns
+    def __init__(self, attributes: Attributes) -> None:
         self._numbers = {
-            name: attributes[name].fill_null(np.nan).to_numpy()
-            for name in ("price", "stock") if name in self.known
+            name: np.array(attributes[name], dtype=np.float64)
+            for name in ("price", "stock") if name in attributes
         }  # fmt: skip
-        if "category" in self.known:
-            names = attributes["category"].unique().drop_nulls().to_list()
+        self._places: dict[str, int] | None = None
+        if "category" in attributes:
+            names = dict.fromkeys(attributes["category"])
+            names.pop(None, None)
             self._places = {name: place for place, name in enumerate(names)}
             # Items without a category have the last place, which no name has.
-            codes = attributes["category"].replace_strict(
-                self._places, default=len(names), return_dtype=pl.Int32
-            )
-            self._categories = codes.to_numpy()
+            places = [self._places.get(name, len(names)) for name in attributes["category"]]
+            self._categories = np.array(places, dtype=np.int32)
         self.mask = lru_cache(KEPT_MASKS)(self._mask)
 
     def _mask(
@@ -62,7 +63,7 @@ class ItemFilters:
         if max_price is not None:
             passing.append(self._numbers["price"] <= max_price)
         if categories:
-            if "category" not in self.known:
+            if self._places is None:
                 raise KeyError("category")
             wanted = np.zeros(len(self._places) + 1, dtype=bool)
             wanted[[self._places[name] for name in categories if name in self._places]] = True

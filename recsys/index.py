@@ -1,10 +1,9 @@
-"""The best items of a user state by inner product: exact or approximate, behind one interface."""
+"""Indices that scan codes of items, and the choice among all that `recsys.exact.Index` stands for."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from pathlib import Path
-from typing import Protocol
 
 import faiss
 import numpy as np
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys.accelerate.quantise import QuantisedTable, int8_product
+from recsys.exact import ExactIndex, Found, Index, barred, best_of
 from recsys.files import write_atomically
 
 # Up to here the exact product takes about a millisecond, which no approximation is worth.
@@ -36,34 +36,15 @@ SPREAD = 3.0
 REACH = 1000
 
 
-Found = tuple[Tensor, Tensor]
-
-
-class Index(Protocol):
-    """Finds the best items of a user state."""
-
-    def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
-        """Scores float[B, k] and items int64[B, k] of states float[B, d], the best first.
-
-        Only items where bool[items] `allowed` holds are found, as many as there are up to k. Fewer
-        than k columns come back only where there are fewer items; a place that could not be filled
-        has the score -inf.
-        """
-
-    def scores(self, states: Tensor) -> Tensor:
-        """float[B, items]; -inf for an item that is not among the best `REACH` found."""
-
-    def rows(self, items: Tensor) -> Tensor:
-        """float[..., d] of int64[...] items."""
-
-
-def build_index(table: Tensor, *, quantised: bool = False, states: Tensor | None = None) -> Index:
+def build_index(
+    table: np.ndarray, *, quantised: bool = False, states: np.ndarray | None = None
+) -> Index:
     """Exact search below `EXACT_BELOW` items, approximate search from there on.
 
     Parameters
     ----------
     table
-        float[items, d]; a score is the inner product with a row.
+        float32[items, d]; a score is the inner product with a row.
     quantised
         Below the threshold, scan int8 codes and re-rank; above it, codes are scanned anyway.
     states
@@ -74,43 +55,26 @@ def build_index(table: Tensor, *, quantised: bool = False, states: Tensor | None
     return QuantisedIndex(table) if quantised else ExactIndex(table)
 
 
-class ExactIndex:
-    """The whole product: no item is missed."""
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
-        scores = _barred(self.scores(states), allowed)
-        return tuple(scores.topk(min(k, len(self.table))))
-
-    def scores(self, states: Tensor) -> Tensor:
-        return states @ self.table.T
-
-    def rows(self, items: Tensor) -> Tensor:
-        return self.table[items]
-
-
 class QuantisedIndex:
     """Scans int8 codes of every item and re-ranks the best by their float rows."""
 
-    def __init__(self, table: Tensor) -> None:
-        self.table = QuantisedTable.of(table)
+    def __init__(self, table: np.ndarray) -> None:
+        self.table = QuantisedTable.of(torch.from_numpy(table))
 
-    def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
-        items = len(self.table.codes)
-        coarse = _barred(int8_product(states, self.table.codes, self.table.scale), allowed)
-        roughly, found = coarse.topk(min(items, k + MARGIN), sorted=False)
-        exact = torch.bmm(self.table.rows(found), states[:, :, None])[:, :, 0]
-        exact.masked_fill_(roughly == -torch.inf, -torch.inf)
-        best = exact.topk(min(k, items))
-        return best.values, found.gather(1, best.indices)
+    def search(self, states: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
+        codes, scale = self.table.codes, self.table.scale
+        coarse = barred(int8_product(torch.from_numpy(states), codes, scale).numpy(), allowed)
+        roughly, found = best_of(coarse, k + MARGIN)
+        exact = np.matmul(self.rows(found), states[:, :, None])[:, :, 0]
+        exact[np.isneginf(roughly)] = -np.inf
+        values, best = best_of(exact, k)
+        return values, np.take_along_axis(found, best, 1)
 
-    def scores(self, states: Tensor) -> Tensor:
+    def scores(self, states: np.ndarray) -> np.ndarray:
         return _spread(self, states, len(self.table.codes))
 
-    def rows(self, items: Tensor) -> Tensor:
-        return self.table.rows(items)
+    def rows(self, items: np.ndarray) -> np.ndarray:
+        return self.table.rows(torch.from_numpy(items)).numpy()
 
 
 class ApproximateIndex:
@@ -143,13 +107,13 @@ class ApproximateIndex:
     """
 
     def __init__(
-        self, table: Tensor, states: Tensor | None = None, *, recall: float = 0.997
+        self, table: np.ndarray, states: np.ndarray | None = None, *, recall: float = 0.997
     ) -> None:
-        self.table = table.contiguous()
+        self.table = np.ascontiguousarray(table)
         if states is None:
             states = table[:: max(1, len(table) // SAMPLE)]
-        states = states[torch.linspace(0, len(states) - 1, min(SAMPLE, len(states))).long()]
-        self.to_space, items = _score_space(table, states[::2])
+        states = states[np.linspace(0, len(states) - 1, min(SAMPLE, len(states))).astype(int)]
+        self.to_space, items = _score_space(torch.from_numpy(table), torch.from_numpy(states[::2]))
         clusters = max(1, min(round(6 * len(table) ** 0.5), len(table) // POINTS))
         kmeans = faiss.Kmeans(
             items.shape[1], clusters, niter=5, max_points_per_centroid=POINTS, seed=0
@@ -184,10 +148,10 @@ class ApproximateIndex:
         write_atomically(folder / KEPT_INDEX, lambda file: faiss.write_index(whole, str(file)))
 
     @classmethod
-    def load(cls, folder: Path, table: Tensor) -> ApproximateIndex:
+    def load(cls, folder: Path, table: np.ndarray) -> ApproximateIndex:
         """What `save` wrote, of the same table; FileNotFoundError where it wrote nothing."""
         made = cls.__new__(cls)
-        made.table = table.contiguous()
+        made.table = np.ascontiguousarray(table)
         content = load_file(folder / KEPT_SPACE)
         made.to_space, made._margin = content["space"].numpy(), int(content["margin"])
         made._index = faiss.read_index(str(folder / KEPT_INDEX))
@@ -198,7 +162,7 @@ class ApproximateIndex:
         """Share of the clusters that a search visits."""
         return self._index.nprobe / self._index.nlist
 
-    def search(self, states: Tensor, k: int, allowed: np.ndarray | None = None) -> Found:
+    def search(self, states: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         if allowed is None:
             return self._search(states, k, None)
         chosen = np.flatnonzero(allowed)
@@ -207,44 +171,46 @@ class ApproximateIndex:
             wide = min(self._index.nlist, round(self._index.nprobe * len(allowed) / len(chosen)))
             bits = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
             found = self._search(states, k, faiss.SearchParametersIVF(sel=bits, nprobe=wide))
-            if found[0].isfinite().all():
+            if np.isfinite(found[0]).all():
                 return found
-        rows = torch.from_numpy(chosen)
-        best = (states @ self.table[rows].T).topk(min(k, len(rows)))
-        return best.values, rows[best.indices]
+        values, best = best_of(states @ self.table[chosen].T, k)
+        return values, chosen[best]
 
-    def _search(self, states: Tensor, k: int, how: faiss.SearchParametersIVF | None) -> Found:
+    def _search(
+        self, states: np.ndarray, k: int, how: faiss.SearchParametersIVF | None
+    ) -> Found:
         items = len(self.table)
         # Threads share out the clusters of a single state, but the states of a batch.
         self._index.parallel_mode = int(len(states) == 1)
-        # NumPy, since on so few rows torch takes half as long again as the whole search.
-        queries = states.numpy()
-        mapped = np.empty((len(queries), self._index.d), np.float32)
-        np.matmul(queries, self.to_space, out=mapped[:, :-1])
+        mapped = np.empty((len(states), self._index.d), np.float32)
+        np.matmul(states, self.to_space, out=mapped[:, :-1])
         np.sqrt(np.einsum("ij,ij->i", mapped[:, :-1], mapped[:, :-1]), out=mapped[:, -1])
         found = self._index.search(mapped, min(items, k + self._margin), params=how)[1]
-        rows = self.table.numpy().take(found, axis=0, mode="clip")
-        exact = np.matmul(rows, queries[:, :, None])[:, :, 0]
+        rows = self.table.take(found, axis=0, mode="clip")
+        exact = np.matmul(rows, states[:, :, None])[:, :, 0]
         exact[found < 0] = -np.inf
         best = np.argsort(-exact, axis=1, kind="stable")[:, : min(k, items)]
-        row = np.arange(len(queries))[:, None]
-        values, chosen = exact[row, best], np.maximum(found[row, best], 0)
-        return torch.from_numpy(values), torch.from_numpy(chosen)
+        row = np.arange(len(states))[:, None]
+        return exact[row, best], np.maximum(found[row, best], 0)
 
-    def scores(self, states: Tensor) -> Tensor:
+    def scores(self, states: np.ndarray) -> np.ndarray:
         return _spread(self, states, len(self.table))
 
-    def rows(self, items: Tensor) -> Tensor:
+    def rows(self, items: np.ndarray) -> np.ndarray:
         return self.table[items]
 
-    def _calibrate(self, states: Tensor, recall: float) -> None:
+    def _calibrate(self, states: np.ndarray, recall: float) -> None:
         """Visit more clusters or re-rank more items, whichever finds more, until it is enough."""
-        wanted = torch.cat([(part @ self.table.T).topk(10).indices for part in states.split(64)])
+        parts = [states[start : start + 64] for start in range(0, len(states), 64)]
+        wanted = [best_of(part @ self.table.T, 10)[1] for part in parts]
 
         def found(settings: tuple[int, int]) -> float:
             self._index.nprobe, self._margin = settings
-            items = torch.cat([self.search(part, 10)[1] for part in states.split(64)])
-            return (items[:, :, None] == wanted[:, None, :]).any(2).double().mean().item()
+            hits = [
+                (self.search(part, 10)[1][:, :, None] == best[:, None, :]).any(2)
+                for part, best in zip(parts, wanted, strict=True)
+            ]
+            return float(np.concatenate(hits).mean())
 
         most = self._index.nlist
         settings = min(4, most), FIRST_MARGIN
@@ -288,13 +254,9 @@ def _deviations(nearest: faiss.IndexFlatL2, items: np.ndarray, clusters: int) ->
     return np.sqrt(squares / np.maximum(counts, 1) / (items.shape[1] - 1))
 
 
-def _barred(scores: Tensor, allowed: np.ndarray | None) -> Tensor:
-    """float[B, items], -inf where an item is not allowed."""
-    return scores if allowed is None else scores.masked_fill(torch.from_numpy(~allowed), -torch.inf)
-
-
-def _spread(index: Index, states: Tensor, items: int) -> Tensor:
+def _spread(index: Index, states: np.ndarray, items: int) -> np.ndarray:
     """What a search finds, each score in its item's column."""
     values, found = index.search(states, min(REACH, items))
-    every = torch.full((len(states), items), -torch.inf)
-    return every.scatter_reduce_(1, found, values, "amax")
+    every = np.full((len(states), items), -np.inf, dtype=np.float32)
+    np.maximum.at(every, (np.arange(len(states))[:, None], found), values)
+    return every

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cli.application import Application
@@ -34,6 +36,8 @@ class Share(click.ParamType):
 @click.option("--promote", is_flag=True, help="Put the model on trial into production.")
 @click.option("--abort", is_flag=True, help="Take the model on trial back.")
 @click.option("--rollback", is_flag=True, help="Put the model before into production again.")
+@click.option("--edge", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write a bundle that serves it elsewhere, and deploy nothing.")  # fmt: skip
 @click.option("--margin", type=click.FloatRange(0.01, 50), default=1.0, show_default=True,
               help="Percentage points by which a rate may be worse.")  # fmt: skip
 @click.option("--slow-after", type=click.FloatRange(0, min_open=True), default=0.1,
@@ -53,6 +57,7 @@ def deploy(
     promote: bool,
     abort: bool,
     rollback: bool,
+    edge: Path | None,
     margin: float,
     slow_after: float,
     click_window: float,
@@ -67,6 +72,9 @@ def deploy(
     With --canary the new version answers a share of the users, always the same ones, while errors,
     slow answers and clicks of both versions are compared until it is shown no worse, and promoted,
     or worse, and taken back. Ctrl-C leaves it at its share; the same command watches on.
+
+    With --edge FILE is written, which `python FILE` serves without torch and TorchServe; it appears
+    once it has given the model's own answers here. Nothing that serves is changed.
     """
     from dataclasses import asdict
 
@@ -76,13 +84,16 @@ def deploy(
 
     chosen = [name for name, given in {
         "--canary": canary is not None, "--shadow": shadow, "--watch": watch,
-        "--promote": promote, "--abort": abort, "--rollback": rollback,
+        "--promote": promote, "--abort": abort, "--rollback": rollback, "--edge": edge is not None,
     }.items() if given]  # fmt: skip
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} exclude each other.")
-    if model and chosen and chosen[0] not in ("--canary", "--shadow"):
+    if model and chosen and chosen[0] not in ("--canary", "--shadow", "--edge"):
         raise click.UsageError(f"{chosen[0]} takes no MODEL: it knows which one.")
     target = app.environment(environment)
+    if edge is not None:
+        _bundle(app, target, model or "candidate", edge, as_json)
+        return
     if watch:
         _watch(app, target, trials.find(target, None), as_json)
         return
@@ -110,6 +121,22 @@ def deploy(
         _tell(app, as_json, None, f"Model {trial.model} was taken back; no user is sent to it.")
     else:
         _tell(app, as_json, deployed, _sentence(deployed))
+
+
+def _bundle(app: Application, target, reference: str, file: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cli.edge import bundle
+
+    with app.progress("deploy") as progress:
+        made = bundle(target, reference, file, progress)
+    if as_json:
+        app.show_json(asdict(made))
+    else:
+        click.echo(
+            f"{made.file} ({made.bytes / 1e6:.1f} MB, sha256 {made.sha256}) answered "
+            f"{made.requests} requests as model {made.model} does: python {made.file}"
+        )
 
 
 def _watch(app: Application, target, trial, as_json: bool) -> None:

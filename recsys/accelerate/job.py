@@ -16,16 +16,17 @@ from safetensors.torch import save_file
 from recsys.accelerate.export import export_encoder
 from recsys.accelerate.prune import make_permanent, prune_magnitude, prune_structure
 from recsys.accelerate.quantise import compressed
-from recsys.accelerate.runtime import SETTINGS, Runtime, open_runtime
+from recsys.accelerate.runtime import SETTINGS, Runtime, open_runtime, torch_encoder
 from recsys.artifact import LoadedModel, load_model, save_model
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split, leave_one_out
 from recsys.errors import RecsysError
 from recsys.evaluate import CUTOFF, evaluate
+from recsys.exact import ExactIndex
 from recsys.files import write_atomically
 from recsys.finetune import finetune
-from recsys.index import ExactIndex
 from recsys.loop import Progress
+from recsys.ranking import Ranker
 
 REQUESTS = 300
 WARM_UP = 20
@@ -115,8 +116,8 @@ def accelerate(
     say("testing the model as it is")
     model = loaded.model.folded().eval()
     metrics_before = evaluate(model, interactions, split, part="test")
-    table = ExactIndex(model.output_table.detach())
-    before = Runtime(model.encode, table, model.seen_bias.item(), model.length)
+    table = ExactIndex(model.output_table.detach().numpy())
+    before = Ranker(torch_encoder(model), table, model.seen_bias.item(), model.length)
 
     changed = load_model(folder)
     if how.prune:
@@ -126,7 +127,7 @@ def accelerate(
     _write(changed, how, target)
     say("testing the result")
     after, _ = open_runtime(target)
-    metrics_after = evaluate(after, interactions, split, part="test")
+    metrics_after = evaluate(Runtime(after), interactions, split, part="test")
     _write_json(target / "metrics.json", metrics_after)
     say("measuring single requests")
     times = _latencies([before, after], interactions, split)
@@ -173,7 +174,7 @@ def _write_json(file: Path, content: dict) -> None:
 
 
 def _latencies(
-    runtimes: Sequence[Runtime], interactions: Interactions, split: Split
+    runtimes: Sequence[Ranker], interactions: Interactions, split: Split
 ) -> list[np.ndarray]:
     """Seconds of each request, one history at a time, for each runtime."""
     users = np.flatnonzero(split.test_target >= 0)

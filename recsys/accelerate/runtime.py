@@ -15,93 +15,42 @@ from torch import Tensor, nn
 
 from recsys.accelerate.export import ENCODER, INT8_ENCODER, check_encoder, encoder_graph
 from recsys.accelerate.quantise import quantise_linears
-from recsys.accelerate.session import History, OnnxEncoder, padded, providers
+from recsys.accelerate.session import OnnxEncoder, providers
 from recsys.artifact import load_model
 from recsys.errors import RecsysError
-from recsys.index import EXACT_BELOW, ApproximateIndex, Index, build_index
+from recsys.exact import ExactIndex, Index
+from recsys.index import EXACT_BELOW, ApproximateIndex, build_index
 from recsys.model import SequentialRecommender
+from recsys.ranking import History, Ranker
 
 SETTINGS = "acceleration.json"
 FIRST_EVENTS = 2000
 
+Encoder = Callable[[Sequence[History]], np.ndarray]
+
 
 class Runtime(nn.Module):
-    """Encodes histories and finds items; in place of a model, `recsys.evaluate` measures it.
+    """A `Ranker` in place of a model, so that `recsys.evaluate` measures what is served."""
 
-    Parameters
-    ----------
-    encode
-        Gives float[B, d] of B histories.
-    index
-        The items to find.
-    seen_bias
-        Added to the scores of items that a history holds.
-    length
-        How many of the latest events `encode` looks at.
-    """
-
-    def __init__(
-        self,
-        encode: Callable[[Sequence[History]], Tensor],
-        index: Index,
-        seen_bias: float,
-        length: int,
-    ) -> None:
+    def __init__(self, ranker: Ranker) -> None:
         super().__init__()
-        self.encode = encode
-        self.index = index
-        self.seen_bias = seen_bias
-        self.length = length
+        self.ranker = ranker
 
-    def recommend(self, histories: Sequence[History], k: int) -> tuple[Tensor, Tensor]:
-        """Scores float[B, k] and items int64[B, k], the best first; seen items are not left out."""
-        with torch.inference_mode():
-            return self.rank(self.encode(histories), histories, k)
-
-    @torch.inference_mode()
-    def rank(
-        self,
-        states: Tensor,
-        histories: Sequence[History],
-        k: int,
-        *,
-        allowed: np.ndarray | None = None,
-        seen: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        """The same of states float[B, d] and the B histories that they are of.
-
-        Parameters
-        ----------
-        allowed
-            bool[items] that may be found; places that they do not fill have the score -inf.
-        seen
-            Whether items of the history may be found again.
-        """
-        distinct = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
-        had, counts = padded(distinct)
-        filled = torch.arange(had.shape[1]) < counts[:, None]
-        # Seen items are ranked apart, since the index knows nothing of what is added to them.
-        values, found = self.index.search(states, k + had.shape[1], allowed)
-        row = torch.arange(len(states))[:, None] << 32
-        again = np.isin((found + row).numpy(), (had + row)[filled].numpy())
-        values = values.masked_fill(torch.from_numpy(again), -torch.inf)
-        if seen:
-            of_seen = torch.bmm(self.index.rows(had), states[:, :, None])[:, :, 0] + self.seen_bias
-            kept = filled if allowed is None else filled & torch.from_numpy(allowed)[had]
-            values = torch.cat([values, of_seen.masked_fill(~kept, -torch.inf)], 1)
-            found = torch.cat([found, had], 1)
-        best = values.topk(min(k, values.shape[1]))
-        return best.values, found.gather(1, best.indices)
+    def encode(self, histories: Sequence[History]) -> Tensor:
+        """float[B, d]"""
+        return torch.from_numpy(self.ranker.encode(histories))
 
     def scores(self, states: Tensor, histories: Sequence[History] | None = None) -> Tensor:
         """float[B, items] as the model's; -inf where the index does not reach."""
-        scores = self.index.scores(states)
+        scores = torch.from_numpy(self.ranker.index.scores(states.numpy()))
         for row, history in enumerate(histories or ()):
-            scores[row, np.unique(np.asarray(history, dtype=np.int64))] += self.seen_bias
+            scores[row, np.unique(np.asarray(history, dtype=np.int64))] += self.ranker.seen_bias
         return scores
 
 
-def open_runtime(folder: Path, *, keep_index: bool = False) -> tuple[Runtime, list[str]]:
+def open_runtime(
+    folder: Path, *, keep_index: bool = False, exact: bool = False
+) -> tuple[Ranker, list[str]]:
     """Load an artefact, accelerated or not, the way it is fastest on this machine.
 
     The encoder of a model that was not accelerated is exported here; where that fails, torch
@@ -112,10 +61,12 @@ def open_runtime(folder: Path, *, keep_index: bool = False) -> tuple[Runtime, li
     keep_index
         Write an approximate index, which takes a minute or more to make, into the folder, and take
         it from there if it is there.
+    exact
+        Search the whole product however many items there are.
 
     Returns
     -------
-    tuple[Runtime, list[str]]
+    tuple[Ranker, list[str]]
         With it the ids of the items, by index.
 
     Raises
@@ -127,8 +78,10 @@ def open_runtime(folder: Path, *, keep_index: bool = False) -> tuple[Runtime, li
     settings = _settings(folder / SETTINGS)
     model, int8 = loaded.model.folded(), settings.get("quantise") == "int8"
     bias = model.seen_bias.item()
-    table = model.output_table.detach()
-    if len(table) < EXACT_BELOW:
+    table = model.output_table.detach().numpy()
+    if exact:
+        index = ExactIndex(table)
+    elif len(table) < EXACT_BELOW:
         index = build_index(table, quantised=int8)
     else:
         index = _kept_index(folder, model, table) if keep_index else _approximate(model, table)
@@ -139,17 +92,27 @@ def open_runtime(folder: Path, *, keep_index: bool = False) -> tuple[Runtime, li
         encode = OnnxEncoder(file, index.rows, len(table), model.length)
     elif int8:
         quantise_linears(model.blocks)
-        encode = model.encode
+        encode = torch_encoder(model)
     else:
         encode = _exported(model, index)
-    return Runtime(encode, index, bias, model.length), loaded.items
+    return Ranker(encode, index, bias, model.length), loaded.items
 
 
-def _approximate(model: SequentialRecommender, table: Tensor) -> Index:
+def torch_encoder(model: SequentialRecommender) -> Encoder:
+    """The model's own encoder, for a `Ranker`."""
+
+    def encode(histories: Sequence[History]) -> np.ndarray:
+        with torch.inference_mode():
+            return model.encode(histories).numpy()
+
+    return encode
+
+
+def _approximate(model: SequentialRecommender, table: np.ndarray) -> Index:
     return build_index(table, states=_states(model))
 
 
-def _kept_index(folder: Path, model: SequentialRecommender, table: Tensor) -> Index:
+def _kept_index(folder: Path, model: SequentialRecommender, table: np.ndarray) -> Index:
     try:
         return ApproximateIndex.load(folder, table)
     except (OSError, RuntimeError, SafetensorError, KeyError):  # none is there, or half of one
@@ -161,23 +124,20 @@ def _kept_index(folder: Path, model: SequentialRecommender, table: Tensor) -> In
     return index
 
 
-def _exported(
-    model: SequentialRecommender, index: Index
-) -> Callable[[Sequence[History]], Tensor]:
+def _exported(model: SequentialRecommender, index: Index) -> Encoder:
     try:
         encode = OnnxEncoder(encoder_graph(model), index.rows, model.items, model.length)
         check_encoder(model, encode)
     except Exception as error:  # whatever the exporter or the runtime cannot do, torch can
         logging.warning("The model is served by torch, not by ONNX Runtime: %s", error)
-        return model.encode
+        return torch_encoder(model)
     return encode
 
 
-@torch.inference_mode()
-def _states(model: SequentialRecommender) -> Tensor:
+def _states(model: SequentialRecommender) -> np.ndarray:
     """States of users with one event, of any item: what an artefact can tell of its users."""
     firsts = torch.linspace(0, model.items - 1, min(model.items, FIRST_EVENTS)).long()
-    return model.encode([[first] for first in firsts.tolist()])
+    return torch_encoder(model)([[first] for first in firsts.tolist()])
 
 
 def _settings(file: Path) -> dict[str, Any]:

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
-from torch import Tensor
 
 from recsys.errors import RecsysError
+from recsys.ranking import History, padded
 
 GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 LARGEST_BATCH = 256
-
-History = Sequence[int] | np.ndarray
 
 
 class OnnxEncoder:
@@ -39,11 +36,11 @@ class OnnxEncoder:
     def __init__(
         self,
         graph: Path | bytes,
-        rows: Callable[[Tensor], Tensor],
+        rows: Callable[[np.ndarray], np.ndarray],
         items: int,
         length: int,
     ) -> None:
-        self.rows, self.items, self.length = rows, items, length
+        self.graph, self.rows, self.items, self.length = graph, rows, items, length
         options = onnxruntime.SessionOptions()
         # The products of one request are too small to be shared out, and threads that wait for
         # work by spinning take the cores from everybody else.
@@ -54,16 +51,16 @@ class OnnxEncoder:
             name = "the exported encoder" if isinstance(graph, bytes) else graph
             raise RecsysError(f"{name} is damaged ({error}); get the model again") from error
 
-    def __call__(self, histories: Sequence[History]) -> Tensor:
+    def __call__(self, histories: Sequence[History]) -> np.ndarray:
         """States float[B, d]; errors are those of `SequentialRecommender.encode`."""
         parts = [self._encode(histories[start : start + LARGEST_BATCH])
                  for start in range(0, len(histories), LARGEST_BATCH)]  # fmt: skip
-        return torch.cat(parts)
+        return np.concatenate(parts)
 
-    def _encode(self, histories: Sequence[History]) -> Tensor:
+    def _encode(self, histories: Sequence[History]) -> np.ndarray:
         items, lengths = padded(self._checked(histories))
-        given = {"events": self.rows(items).numpy(), "lengths": lengths.numpy()}
-        return torch.from_numpy(self.session.run(["states"], given)[0])
+        given = {"events": self.rows(items), "lengths": lengths}
+        return self.session.run(["states"], given)[0]
 
     def _checked(self, histories: Sequence[History]) -> list[np.ndarray]:
         latest = [np.asarray(history, dtype=np.int64)[-self.length :] for history in histories]
@@ -91,11 +88,3 @@ def choose_providers(available: Sequence[str]) -> list[str]:
     the last.
     """
     return [name for name in GPU_PROVIDERS if name in available] + ["CPUExecutionProvider"]
-
-
-def padded(histories: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """int64[B, longest] item indices, 0 where a history has ended, and int64[B] lengths."""
-    lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    places = np.zeros((len(histories), lengths.max()), dtype=np.int64)
-    places[np.arange(places.shape[1]) < lengths[:, None]] = np.concatenate(histories)
-    return torch.from_numpy(places), torch.from_numpy(lengths)

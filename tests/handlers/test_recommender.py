@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from recsys.text import hash_texts
 
 @pytest.fixture(scope="module")
 def recommender(artifact: Path) -> Recommender:
-    return Recommender(artifact)
+    return Recommender.open(artifact)
 
 
 def answers(recommender: Recommender, *requests) -> list[list[tuple[str, float]]]:
@@ -95,7 +96,7 @@ def test_scores_that_are_no_numbers_are_an_error(artifact: Path, tmp_path: Path)
         loaded.model.item_embedding.weight[7] = float("nan")
     save_model(tmp_path, loaded.model, loaded.recipe, loaded.items, {})
     with pytest.raises(FloatingPointError, match="not finite"):
-        ask(Recommender(tmp_path), "item-1")
+        ask(Recommender.open(tmp_path), "item-1")
 
 
 def test_a_cold_user_gets_what_the_model_expects_of_anybody(
@@ -106,7 +107,7 @@ def test_a_cold_user_gets_what_the_model_expects_of_anybody(
         # Whatever a user did, the state leans towards item 7.
         loaded.model.norm.bias.copy_(loaded.model.item_embedding.weight[7] * 3)
     save_model(tmp_path, loaded.model, loaded.recipe, loaded.items, {})
-    assert ask(Recommender(tmp_path), k=1)[0][0] == "item-7"
+    assert ask(Recommender.open(tmp_path), k=1)[0][0] == "item-7"
 
 
 def test_a_model_of_item_texts_is_served_as_it_was_trained(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_model_of_item_texts_is_served_as_it_was_trained(tmp_path: Path) -> No
     texts = hash_texts(["red kettle", "blue kettle", "red hat", ""], recipe.text_buckets)
     model = SequentialRecommender(4, recipe, texts).eval()
     folder = save_model(tmp_path, model, recipe, ["a", "b", "c", "d"], {})
-    answer = ask(Recommender(folder), "a", "c", k=4, exclude_seen=False)
+    answer = ask(Recommender.open(folder), "a", "c", k=4, exclude_seen=False)
     with torch.inference_mode():
         scores = model.scores(model.encode([[0, 2]]))[0].tolist()
     assert dict(answer) == pytest.approx(dict(zip("abcd", scores, strict=True)), abs=1e-5)
@@ -126,7 +127,7 @@ def test_an_exported_model_is_served_by_onnx_runtime(
     folder = shutil.copytree(artifact, tmp_path / "fast")
     export_encoder(load_model(folder).model.folded(), folder, int8=False)
     (folder / "acceleration.json").write_text('{"onnx": true}')
-    fast = Recommender(folder)
+    fast = Recommender.open(folder)
     assert isinstance(fast.runtime.encode, OnnxEncoder)
     answer = ask(fast, "item-1", "item-9", k=40)
     wanted = ask(recommender, "item-1", "item-9", k=40)
@@ -140,7 +141,7 @@ def test_a_large_catalogue_is_searched_by_the_approximate_index(
     monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 40)
     monkeypatch.setattr(index, "EXACT_BELOW", 40)
     folder = shutil.copytree(artifact, tmp_path / "large")
-    large = Recommender(folder)
+    large = Recommender.open(folder)
     assert isinstance(large.runtime.index, index.ApproximateIndex)
     history = [f"item-{n}" for n in range(0, 20)]
     answer = {item for item, _ in ask(large, *history, k=10)}
@@ -149,12 +150,12 @@ def test_a_large_catalogue_is_searched_by_the_approximate_index(
     assert ask(large, k=5)[0][0] == ask(recommender, k=5)[0][0]
     # The next worker finds the index made.
     monkeypatch.delattr(index.ApproximateIndex, "__init__")
-    assert {item for item, _ in ask(Recommender(folder), *history, k=10)} == answer
+    assert {item for item, _ in ask(Recommender.open(folder), *history, k=10)} == answer
     monkeypatch.undo()
     (folder / "index.faiss").write_bytes(b"half")
     monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 40)
     monkeypatch.setattr(index, "EXACT_BELOW", 40)
-    assert {item for item, _ in ask(Recommender(folder), *history, k=10)} == answer
+    assert {item for item, _ in ask(Recommender.open(folder), *history, k=10)} == answer
 
 
 def passing(where: Where) -> set[str]:
@@ -202,7 +203,7 @@ def test_an_approximate_index_fills_the_answer_from_what_passes(
 ) -> None:
     monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 40)
     monkeypatch.setattr(index, "EXACT_BELOW", 40)
-    approximate = Recommender(shutil.copytree(artifact, tmp_path / "large"))
+    approximate = Recommender.open(shutil.copytree(artifact, tmp_path / "large"))
     assert isinstance(approximate.runtime.index, index.ApproximateIndex)
     monkeypatch.setattr(index, "EXACT_BELOW", large)
     for where in FILTERS:
@@ -217,7 +218,7 @@ def test_a_filter_on_what_is_not_known_is_refused(artifact: Path, tmp_path: Path
     loaded = load_model(artifact)
     prices = loaded.attributes[["price"]]
     save_model(tmp_path, loaded.model, loaded.recipe, loaded.items, {}, prices)
-    some = Recommender(tmp_path)
+    some = Recommender.open(tmp_path)
     requests = [
         RecommendRequest(history=(), where=Where(in_stock=True)),
         RecommendRequest(history=(), where=Where(max_price=3.0)),
@@ -228,7 +229,7 @@ def test_a_filter_on_what_is_not_known_is_refused(artifact: Path, tmp_path: Path
 
 
 def test_diversity_trades_likeness_for_score(recommender: Recommender) -> None:
-    table = recommender.runtime.index.rows(torch.arange(40))
+    table = torch.from_numpy(recommender.runtime.index.rows(np.arange(40)))
     unit = torch.nn.functional.normalize(table, dim=1)
 
     def likeness(answer: list[tuple[str, float]]) -> float:
@@ -244,7 +245,7 @@ def test_diversity_trades_likeness_for_score(recommender: Recommender) -> None:
 
 
 def test_items_like_one_are_those_with_the_largest_cosine(recommender: Recommender) -> None:
-    table = recommender.runtime.index.rows(torch.arange(40))
+    table = torch.from_numpy(recommender.runtime.index.rows(np.arange(40)))
     cosines = torch.cosine_similarity(table[7:8], table)
     best = cosines.argsort(descending=True)[1:6].tolist()
     (answer,) = answers(recommender, SimilarRequest(item="item-7", k=5))

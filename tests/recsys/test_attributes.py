@@ -52,9 +52,7 @@ def test_attributes_of_other_items_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_passes_no_filter() -> None:
-    filters = ItemFilters(
-        pl.DataFrame({"price": [1.0, 2.0, None], "category": ["x", None, "y"]})
-    )
+    filters = ItemFilters({"price": [1.0, 2.0, None], "category": ["x", None, "y"]})
     assert filters.mask(min_price=1.0, max_price=1.5).tolist() == [True, False, False]
     assert filters.mask(max_price=9.0).tolist() == [True, True, False]
     assert filters.mask(categories=("y", "z")).tolist() == [False, False, True]

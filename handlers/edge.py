@@ -1,0 +1,186 @@
+"""The tiny server of an edge bundle; `handlers.bundle` packs it as the archive's ``__main__.py``.
+
+``python edge.pyz`` checks every file of its own archive by the manifest, loads the model and answers
+as TorchServe does: POST /predictions/recommend, GET /ping. Nothing of ours is imported before it
+has been checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import socket
+import sys
+import zipfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+MANIFEST, SIGNATURE, MODEL = "manifest.json", "manifest.sig", "model"
+# What a client may take to send a body, and how many may be waiting for an answer.
+BODY_SECONDS, MOST_CLIENTS = 10.0, 64
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class EdgeServer:
+    """An ASGI application around one recommender.
+
+    Parameters
+    ----------
+    folder
+        A portable model.
+    digest
+        Of the stored model that it was made of.
+    most_bytes
+        The largest body that is taken.
+    """
+
+    def __init__(self, folder: Path, digest: str, most_bytes: int) -> None:
+        from handlers.kinds import RECOMMEND
+        from handlers.openapi import openapi_document
+
+        self.kind = RECOMMEND
+        self.model = self.kind.open(folder)
+        self.digest = digest
+        self.most_bytes = most_bytes
+        self.document = json.dumps(openapi_document([RECOMMEND])).encode()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = {name.decode("latin-1"): value.decode("latin-1")
+                   for name, value in scope["headers"]}  # fmt: skip
+        timing = ""
+        if scope["path"] == "/ping":
+            status, body = 200, b'{"status": "Healthy"}'
+        elif scope["path"] != f"/predictions/{self.kind.name}":
+            status, body = _problem(404, f"There is only /ping and /predictions/{self.kind.name}.")
+        elif "application/openapi+json" in headers.get("accept", ""):
+            status, body = 200, self.document
+        elif scope["method"] != "POST":
+            status, body = _problem(405, "Send a POST with a JSON object.")
+        else:
+            status, body, timing = await self._predict(headers, receive)
+        sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if timing:
+            sent.append((b"server-timing", timing.encode()))
+        if status in (408, 413):  # the rest of the body is not read
+            sent.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _predict(self, headers: dict[str, str], receive: Receive) -> tuple[int, bytes, str]:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while True:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    if len(body) > self.most_bytes:
+                        sentence = f"The body is larger than {self.most_bytes} bytes."
+                        return *_problem(413, sentence), ""
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            return *_problem(408, f"The body took more than {BODY_SECONDS:.0f} seconds."), ""
+        return self.answer(bytes(body), headers.get("x-request-id"))
+
+    def answer(self, body: bytes, request_id: str | None = None) -> tuple[int, bytes, str]:
+        """Status, JSON and the times of the parts for the body of one request."""
+        from handlers.errors import BadRequest
+        from handlers.parsing import parse
+        from handlers.replies import answers_of, reply
+        from handlers.requests import EventsRequest
+        from handlers.stopwatch import Stopwatch
+
+        watch = Stopwatch()
+        try:
+            with watch("parse"):
+                request = parse(self.kind.request, body)
+        except BadRequest as error:
+            return *reply(error, self.digest), ""
+        if isinstance(request, EventsRequest):
+            request = request.sent_as(request_id or uuid4().hex)
+        (answer,) = answers_of(self.model, [request], watch)
+        status, text = reply(answer, self.digest)
+        return status, text, watch.header if status == 200 else ""
+
+
+def checked(archive: Path) -> dict[str, Any]:
+    """The manifest of an archive that is what the manifest says.
+
+    Raises
+    ------
+    ValueError
+        A file is damaged, missing, or there without being named.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            manifest = json.loads(content.read(MANIFEST))
+            wanted = {file["name"]: file["sha256"] for file in manifest["files"]}
+            names = content.namelist()
+            extra = set(names) - set(wanted) - {MANIFEST, SIGNATURE}
+            if extra or len(names) != len(set(names)):
+                raise ValueError(f"it holds {sorted(extra or names)[0]}, which its manifest lacks")
+            for name, sha256 in wanted.items():
+                with content.open(name) as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                        raise ValueError(f"{name} is damaged")
+    except (OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"it is damaged: {error}") from None
+    return manifest
+
+
+def main() -> None:
+    """Serve the archive that this file lies in, until it is told to end."""
+    archive = Path(__file__).parent
+    parser = argparse.ArgumentParser(prog=archive.name, description="Answers with recommendations.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (8080)")
+    parser.add_argument("--request-bytes", type=int, default=1_000_000, help="largest body (1 MB)")
+    options = parser.parse_args()
+    try:
+        manifest = checked(archive)
+    except ValueError as error:
+        sys.exit(f"{archive} is refused: {error}; get it again.")
+    # Before NumPy: on so little, its threads would wait for work by spinning.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        import uvicorn
+
+        from recsys.errors import RecsysError
+
+        model = zipfile.Path(archive, f"{MODEL}/")
+        server = EdgeServer(model, manifest["model"], options.request_bytes)
+        listening = socket.create_server((options.host, options.port))
+    except ImportError as error:
+        sys.exit(f"{error}: install what requirements.txt in {archive} names.")
+    except (OSError, OverflowError) as error:
+        sys.exit(f"{options.host}:{options.port} cannot be listened on: {error}.")
+    except RecsysError as error:
+        sys.exit(f"{error}.")
+    host, port = listening.getsockname()[:2]
+    print(f"{manifest['model']} answers at http://{host}:{port}", flush=True)
+    configuration = uvicorn.Config(
+        server,
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=MOST_CLIENTS,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(configuration).run(sockets=[listening])
+
+
+def _problem(status: int, sentence: str) -> tuple[int, bytes]:
+    return status, json.dumps({"error": sentence}).encode()
+
+
+if __name__ == "__main__":
+    main()

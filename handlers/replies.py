@@ -1,0 +1,38 @@
+"""From parsed requests to the bodies of responses, whatever server is around it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from handlers.errors import Refused
+
+if TYPE_CHECKING:
+    from handlers.kinds import Answerer
+    from handlers.stopwatch import Stopwatch
+
+Answer = dict[str, Any] | Exception
+
+
+def answers_of(model: Answerer, requests: list[Any], watch: Stopwatch) -> list[Answer]:
+    """An answer a request, or what kept it from being answered; MemoryError where there is none."""
+    if not requests:
+        return []
+    try:
+        return model.answer(requests, watch)
+    except MemoryError:
+        raise  # TorchServe answers 507
+    except Exception as error:
+        # Whatever goes wrong in the model, the server stays up and clients get an answer.
+        logging.exception("The model failed on a batch of %d requests", len(requests))
+        return [error] * len(requests)
+
+
+def reply(answer: Answer, digest: str) -> tuple[int, bytes]:
+    """Status and JSON body of an answer by the model of that digest."""
+    if isinstance(answer, Refused):
+        return answer.status, json.dumps({"error": str(answer)}).encode()
+    if isinstance(answer, Exception):
+        return 500, b'{"error": "The model failed on this request; its log tells why."}'
+    return 200, json.dumps(answer | {"model": digest}, allow_nan=False).encode()

@@ -1,0 +1,76 @@
+"""The best items of a user state by the whole inner product, in NumPy alone.
+
+Where a model is served without torch, this and `recsys.ranking` are all that searches.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+Found = tuple[np.ndarray, np.ndarray]
+
+
+class Index(Protocol):
+    """Finds the best items of a user state."""
+
+    def search(self, states: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
+        """Scores float[B, k] and items int64[B, k] of states float[B, d], the best first.
+
+        Only items where bool[items] `allowed` holds are found, as many as there are up to k. Fewer
+        than k columns come back only where there are fewer items; a place that could not be filled
+        has the score -inf.
+        """
+
+    def scores(self, states: np.ndarray) -> np.ndarray:
+        """float[B, items]; -inf for an item that the index does not reach."""
+
+    def rows(self, items: np.ndarray) -> np.ndarray:
+        """float[..., d] of int64[...] items."""
+
+
+class ExactIndex:
+    """The whole product: no item is missed.
+
+    Parameters
+    ----------
+    table
+        float32[items, d]; a score is the inner product with a row.
+    """
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table = table
+
+    def search(self, states: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
+        return best_of(barred(self.scores(states), allowed), k)
+
+    def scores(self, states: np.ndarray) -> np.ndarray:
+        return states @ self.table.T
+
+    def rows(self, items: np.ndarray) -> np.ndarray:
+        return self.table[items]
+
+
+def best_of(scores: np.ndarray, k: int) -> Found:
+    """The k largest of each row of float[B, n], and their places; all of them if n is less.
+
+    A NaN counts as the largest, so that it does not go unnoticed.
+    """
+    count = scores.shape[1]
+    k = min(k, count)
+    places = np.argpartition(scores, count - k, axis=1)[:, count - k :] if k else _none(scores)
+    values = np.take_along_axis(scores, places, 1)
+    order = np.argsort(values, axis=1, kind="stable")[:, ::-1]
+    return np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
+
+
+def barred(scores: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
+    """float[B, items], -inf where an item is not allowed; changed in place."""
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    return scores
+
+
+def _none(scores: np.ndarray) -> np.ndarray:
+    return np.empty((len(scores), 0), dtype=np.int64)

@@ -1,0 +1,85 @@
+"""A model as it is served, whatever runs it: an encoder of histories and an index of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from recsys.exact import Found, Index, best_of
+
+History = Sequence[int] | np.ndarray
+
+
+class Ranker:
+    """Encodes histories and finds items.
+
+    Parameters
+    ----------
+    encode
+        Gives float[B, d] of B histories.
+    index
+        The items to find.
+    seen_bias
+        Added to the scores of items that a history holds.
+    length
+        How many of the latest events `encode` looks at.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[History]], np.ndarray],
+        index: Index,
+        seen_bias: float,
+        length: int,
+    ) -> None:
+        self.encode = encode
+        self.index = index
+        self.seen_bias = seen_bias
+        self.length = length
+
+    def recommend(self, histories: Sequence[History], k: int) -> Found:
+        """Scores float[B, k] and items int64[B, k], the best first; seen items are not left out."""
+        return self.rank(self.encode(histories), histories, k)
+
+    def rank(
+        self,
+        states: np.ndarray,
+        histories: Sequence[History],
+        k: int,
+        *,
+        allowed: np.ndarray | None = None,
+        seen: bool = True,
+    ) -> Found:
+        """The same of states float[B, d] and the B histories that they are of.
+
+        Parameters
+        ----------
+        allowed
+            bool[items] that may be found; places that they do not fill have the score -inf.
+        seen
+            Whether items of the history may be found again.
+        """
+        distinct = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
+        had, counts = padded(distinct)
+        filled = np.arange(had.shape[1]) < counts[:, None]
+        # Seen items are ranked apart, since the index knows nothing of what is added to them.
+        values, found = self.index.search(states, k + had.shape[1], allowed)
+        row = np.arange(len(states))[:, None] << 32
+        values = np.where(np.isin(found + row, (had + row)[filled]), -np.inf, values)
+        if seen:
+            of_seen = np.matmul(self.index.rows(had), states[:, :, None])[:, :, 0]
+            kept = filled if allowed is None else filled & allowed[had]
+            of_seen = np.where(kept, of_seen + np.float32(self.seen_bias), -np.inf)
+            values = np.concatenate([values, of_seen], 1)
+            found = np.concatenate([found, had], 1)
+        values, best = best_of(values, k)
+        return values, np.take_along_axis(found, best, 1)
+
+
+def padded(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """int64[B, longest] item indices, 0 where a history has ended, and int64[B] lengths."""
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    places = np.zeros((len(histories), lengths.max()), dtype=np.int64)
+    places[np.arange(places.shape[1]) < lengths[:, None]] = np.concatenate(histories)
+    return places, lengths
