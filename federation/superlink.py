@@ -15,7 +15,12 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from starlette.middleware import Middleware
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -27,6 +32,7 @@ SITE_ASKS = "/v1/fleet/pull-messages"
 SERVER_ASKS = "/v1/runtime/pull-messages"
 SITE_PUSHES = ("/v1/fleet/push-messages", "/v1/fleet/push-object")
 SERVER_PUSHES = ("/v1/runtime/push-messages", "/v1/runtime/push-object")
+IN_TURN = ("/v1/fleet/", "/v1/runtime/")
 # Seconds that a site's question is held, and a ServerApp's, which has its own deadlines to look
 # after. A client of Flower's gives an answer 30 s.
 HOLD_SITE, HOLD_SERVER = 20.0, 1.0
@@ -75,6 +81,11 @@ class Pushes:
 class HeldQuestions:
     """ASGI middleware that answers a question for messages when there is one.
 
+    Sites' and ServerApps' requests come one after another to what is behind: nearly every one
+    writes to the SuperLink's SQLite, which has one writer at a time, and whoever finds it busy
+    sleeps up to a tenth of a second before it looks again. No request is kept from its turn by a
+    slow line: its body is there before, and the answer is sent after.
+
     Parameters
     ----------
     app : callable
@@ -91,19 +102,33 @@ class HeldQuestions:
         self._pushed = dict.fromkeys(SERVER_PUSHES, to_sites) | dict.fromkeys(
             SITE_PUSHES, to_server
         )
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        path = scope.get("path")
+        path = scope.get("path", "")
         if path in self._asked:
             await self._answer(path, scope, receive, send)
         elif path in self._pushed:
-            await self._pushed[path].pushing(self._app(scope, receive, send))
+            await self._pushed[path].pushing(self._handle(scope, receive, send))
+        elif path.startswith(IN_TURN):
+            await self._handle(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
+    async def _handle(self, scope: Event, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        if body is None:
+            return
+        async with self._turn:
+            answer = await self._ask(scope, body)
+        for event in answer:
+            await send(event)
+
     async def _answer(self, path: str, scope: Event, receive: Receive, send: Send) -> None:
         body = await _body(receive)
+        if body is None:
+            return
         gone = asyncio.ensure_future(_disconnected(receive))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._hold[path]
@@ -113,10 +138,11 @@ class HeldQuestions:
                 await pushes.settled()
                 news = asyncio.ensure_future(pushes.news().wait())
                 try:
-                    # Nobody is asked on behalf of one that has gone: its message would be lost.
-                    if gone.done():
-                        return
-                    answer = await self._ask(scope, body)
+                    async with self._turn:
+                        # Nobody is asked on behalf of one that has gone: its message would be lost.
+                        if gone.done():
+                            return
+                        answer = await self._ask(scope, body)
                     rest = deadline - loop.time()
                     if not _is_empty(answer) or rest <= 0:
                         break
@@ -146,13 +172,16 @@ class HeldQuestions:
         return answer
 
 
-async def _body(receive: Receive) -> bytes:
-    body, more = b"", True
+async def _body(receive: Receive) -> bytes | None:
+    """A request's whole body; None if who asked has gone before it was there."""
+    pieces, more = [], True
     while more:
         event = await receive()
-        body += event.get("body", b"")
+        if event["type"] == "http.disconnect":
+            return None
+        pieces.append(event.get("body", b""))
         more = event.get("more_body", False)
-    return body
+    return b"".join(pieces)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -166,13 +195,62 @@ def _is_empty(answer: list[Event]) -> bool:
     return answer[0].get("status") == 200 and not body
 
 
+class Concerned:
+    """ASGI middleware that goes past another one where the path is none of its concern.
+
+    Parameters
+    ----------
+    app : callable
+        The rest of the application.
+    prefix : str
+        What the paths begin with that `middleware` is for.
+    middleware : Middleware
+        Starlette's description of the other one.
+    """
+
+    def __init__(self, app: App, prefix: str, middleware: Middleware) -> None:
+        self._app, self._prefix = app, prefix
+        self._other = middleware.cls(app, *middleware.args, **middleware.kwargs)
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        concerned = scope.get("path", "").startswith(self._prefix)
+        await (self._other if concerned else self._app)(scope, receive, send)
+
+
+def pass_by(app: FastAPI) -> None:
+    """Spare requests the middlewares that would let them through untouched.
+
+    Each of Flower's middlewares looks at every path and passes on those of the other APIs, at the
+    price of several tasks for each: with seven of them most of the time of a small request.
+    """
+    from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
+    from flwr.superlink.routers.control import middlewares as control
+    from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
+    from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+
+    prefixes = {
+        control.ControlSensitiveResponseMiddleware: "/v1/control/",
+        control.ControlAuthenticationMiddleware: "/v1/control/",
+        control.ControlLicenseMiddleware: "/v1/control/",
+        control.ControlEventLogMiddleware: "/v1/control/",
+        NodeAuthMiddleware: "/v1/fleet/",
+        FleetEventLogMiddleware: "/v1/fleet/",
+        RuntimeTracingMiddleware: "/v1/runtime/",
+    }
+    app.user_middleware = [
+        Middleware(Concerned, prefixes[each.cls], each) if each.cls in prefixes else each
+        for each in app.user_middleware
+    ]
+
+
 def main() -> None:
     """Run ``flower-superlink`` with the middleware, on the arguments of the command line."""
     from flwr.superlink.cli import flower_superlink
-    from starlette.middleware import Middleware
 
     extension = ModuleType(EXTENSION)
     extension.get_middleware = lambda: (Middleware(HeldQuestions),)
+    extension.configure_app = pass_by
     sys.modules[EXTENSION] = extension
     flower_superlink()
 

@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.proto.message_pb2 import Message
+from flwr.superlink.main import _get_middleware
+from flwr.superlink.routers.control.middlewares import ControlAuthenticationMiddleware
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 
 from federation.superlink import (
     SERVER_ASKS,
     SERVER_PUSHES,
     SITE_ASKS,
     SITE_PUSHES,
+    Concerned,
     HeldQuestions,
+    pass_by,
 )
 
 NONE = PullMessagesResponse().SerializeToString()
@@ -122,3 +129,84 @@ def test_who_asks_waits_for_all_parts_of_a_message(pushes: tuple[str, str], asks
 
 def test_other_requests_pass_as_they_are() -> None:
     assert asyncio.run(call(HeldQuestions(Link()), "/health")) == b""
+
+
+def upload(parts: list[dict]):
+    """What receives a request in parts, each when the event before it is set."""
+    events = iter(parts)
+
+    async def receive() -> dict:
+        event = next(events)
+        if "after" in event:
+            await event["after"].wait()
+        return event
+
+    return receive
+
+
+def test_requests_of_sites_and_server_come_one_after_another() -> None:
+    async def scenario() -> None:
+        inside, most = 0, 0
+
+        async def link(scope: dict, receive, send) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            await receive()
+            await asyncio.sleep(0)
+            inside -= 1
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        app = HeldQuestions(link, {SITE_ASKS: 0, SERVER_ASKS: 0})
+        paths = (SITE_PUSHES[1], SERVER_PUSHES[1], "/v1/fleet/pull-object", SITE_ASKS)
+        await asyncio.gather(*(call(app, path) for path in paths))
+        assert most == 1
+
+    run(scenario)
+
+
+def test_a_slow_upload_keeps_nobody_waiting_and_one_that_breaks_off_does_not_count() -> None:
+    async def scenario() -> None:
+        bodies, rest = [], asyncio.Event()
+
+        async def link(scope: dict, receive, send) -> None:
+            bodies.append((await receive())["body"])
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def send(event: dict) -> None:
+            pass
+
+        app = HeldQuestions(link)
+        scope = {"type": "http", "path": SITE_PUSHES[1]}
+        first = {"type": "http.request", "body": b"whole ", "more_body": True}
+        slow = upload([first, {"type": "http.request", "body": b"message", "after": rest}])
+        slowly = asyncio.create_task(app(scope, slow, send))
+        await app(scope, upload([first, {"type": "http.disconnect"}]), send)
+        await call(app, SITE_PUSHES[1])
+        assert bodies == [b"signed"]
+        rest.set()
+        await slowly
+        assert bodies == [b"signed", b"whole message"]
+
+    run(scenario)
+
+
+def test_only_middlewares_that_a_path_does_not_concern_are_passed_by() -> None:
+    async def scenario() -> None:
+        app = FastAPI(middleware=_get_middleware())
+        for path in (SITE_ASKS, "/v1/control/none", "/health"):
+            app.post(path)(lambda: "let in")
+        pass_by(app)
+        spared = {each.args[1].cls for each in app.user_middleware if each.cls is Concerned}
+        assert {ControlAuthenticationMiddleware, NodeAuthMiddleware} < spared
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://link") as client:
+            headers = {"content-type": "application/protobuf"}
+            site = await client.post(SITE_ASKS, headers=headers)
+            control = await client.post("/v1/control/none")
+            assert (await client.post("/health")).json() == "let in"
+        # Neither a site nor who controls the SuperLink gets in without saying who it is.
+        assert site.status_code == 401 and "SuperNode" in site.text
+        assert control.is_error and "Authentication" in control.text
+
+    run(scenario)
