@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 # What the place where a bundle is used need not have; it is hidden from the bundle that is tried.
 HIDDEN = ("torch", "polars", "faiss", "safetensors", "onnx")
 START = (
-    "import runpy, sys; archive, *hidden = sys.argv[1:]; "
-    "sys.modules.update(dict.fromkeys(hidden)); sys.argv = [archive, '--port', '0']; "
-    "runpy.run_path(archive, run_name='__main__')"
+    "import runpy, sys; hidden = sys.argv.pop(1).split(); del sys.argv[0]; "
+    "sys.modules.update(dict.fromkeys(hidden)); "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 # Of the largest score: float32 kernels differ in the order of their sums.
 TOLERANCE = 1e-4
@@ -59,6 +59,7 @@ def bundle(
     """
     from cli.learning import environment_store
     from handlers.bundle import build_bundle
+    from handlers.tower import Policy
 
     store = environment_store(environment)
     digest = store.resolve(reference)
@@ -71,7 +72,9 @@ def bundle(
             artifact = store.get(digest, Path(scratch) / "artifact")
             progress(1, 3, "writing its bundle")
             made = Path(scratch) / target.name
-            build_bundle(artifact, digest, made, environment.signing_keys().sign_document)
+            sign = environment.signing_keys().sign_document
+            policy = Policy(**environment.settings.tower.model_dump())
+            build_bundle(artifact, digest, made, sign, policy)
             progress(2, 3, "asking the bundle and the model the same")
             asked = check(made, artifact)
             with made.open("rb") as file:
@@ -102,7 +105,7 @@ def check(archive: Path, artifact: Path) -> int:
     runtime, items = open_runtime(artifact, exact=True)
     model = Recommender(runtime, items, columns_of(artifact, items))
     questions = _questions(items, model.filters is not None)
-    with running(archive) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with running(archive, "--share-nothing") as address, httpx.Client(base_url=address, timeout=60) as client:
         for question in questions:
             body = json.dumps(question).encode()
             (wanted,) = answers_of(model, [parse(RECOMMEND.request, body)], Stopwatch())
@@ -117,11 +120,11 @@ def check(archive: Path, artifact: Path) -> int:
 
 
 @contextmanager
-def running(archive: Path) -> Iterator[str]:
+def running(archive: Path, *options: str) -> Iterator[str]:
     """Run a bundle on a free port, where much of what this machine has is hidden; its address."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", START, str(archive), *HIDDEN],
+            [sys.executable, "-I", "-c", START, " ".join(HIDDEN), archive, "--port", "0", *options],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         try:

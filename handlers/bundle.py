@@ -1,8 +1,8 @@
 """From a model artefact to an edge bundle: one file that serves it with `python FILE`, without torch.
 
 The file is a zip that Python runs: ``__main__.py`` (`handlers.edge`), those modules of `handlers` and
-`recsys` that answer, the model as `recsys.portable` has it, ``openapi.json``, ``requirements.txt``,
-and ``manifest.json`` with the SHA-256 of each. Equal input gives equal bytes.
+`recsys` that answer, the model as `recsys.portable` has it, ``policy.json`` (`handlers.tower`),
+``openapi.json``, ``requirements.txt``, and ``manifest.json`` with the SHA-256 of each. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from handlers.archive import version_of
-from handlers.edge import MANIFEST, MODEL, SIGNATURE
+from handlers.edge import MANIFEST, MODEL, POLICY, SIGNATURE
 from handlers.errors import ArchiveError
 from handlers.kinds import RECOMMEND, kind_in
 from handlers.openapi import openapi_document
+from handlers.tower import Policy
 
 # The modules that answer, by package; nothing that they import when they are loaded needs torch.
 MODULES = {
     "handlers": ("errors", "fresh", "kinds", "openapi", "parsing", "recommender", "replies",
-                 "requests", "sessions", "stopwatch"),
+                 "requests", "sessions", "stopwatch", "tower"),
     "recsys": ("diversity", "errors", "exact", "filters", "portable", "ranking"),
     "recsys.accelerate": ("session",),
 }  # fmt: skip
@@ -38,7 +40,13 @@ TIME = (1980, 1, 1, 0, 0, 0)
 Sign = Callable[[bytes], bytes]
 
 
-def build_bundle(artifact: Path, digest: str, target: Path, sign: Sign | None = None) -> Path:
+def build_bundle(
+    artifact: Path,
+    digest: str,
+    target: Path,
+    sign: Sign | None = None,
+    policy: Policy = Policy(),
+) -> Path:
     """Write the bundle of a recommender.
 
     Parameters
@@ -51,6 +59,8 @@ def build_bundle(artifact: Path, digest: str, target: Path, sign: Sign | None = 
         The file to write; it appears whole or not at all.
     sign
         Gives a signature of the bytes of the manifest.
+    policy
+        What the cloud is told of the users of the site at which it will serve.
 
     Raises
     ------
@@ -73,6 +83,7 @@ def build_bundle(artifact: Path, digest: str, target: Path, sign: Sign | None = 
             content = Path(scratch) / "content"
             write_portable(content / MODEL, runtime, items, columns_of(artifact, items))
             _lay_out(content)
+            (content / POLICY).write_text(json.dumps(asdict(policy)) + "\n")
             _describe(content, digest, sign)
             packed = Path(scratch) / "bundle"
             _pack(content, packed)

@@ -15,12 +15,14 @@ import os
 import socket
 import sys
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
-MANIFEST, SIGNATURE, MODEL = "manifest.json", "manifest.sig", "model"
+if TYPE_CHECKING:
+    from handlers.tower import Policy
+
+MANIFEST, SIGNATURE, MODEL, POLICY = "manifest.json", "manifest.sig", "model", "policy.json"
 # What a client may take to send a body, and how many may be waiting for an answer.
 BODY_SECONDS, MOST_CLIENTS = 10.0, 64
 
@@ -29,7 +31,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class EdgeServer:
-    """An ASGI application around one recommender.
+    """An ASGI application around one recommender, which may be that of a private site.
 
     Parameters
     ----------
@@ -39,14 +41,31 @@ class EdgeServer:
         Of the stored model that it was made of.
     most_bytes
         The largest body that is taken.
+    policy
+        What the cloud is told of users; nothing by default.
+    histories
+        Of the site's users.
     """
 
-    def __init__(self, folder: Path, digest: str, most_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        digest: str,
+        most_bytes: int,
+        policy: Policy | None = None,
+        histories: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         from handlers.kinds import RECOMMEND
         from handlers.openapi import openapi_document
+        from handlers.tower import CloudIndex
 
         self.kind = RECOMMEND
         self.model = self.kind.open(folder)
+        self.model.histories = histories or {}
+        if policy is not None and policy.shares == "vector":
+            recommender = self.model.model
+            runtime = recommender.runtime
+            runtime.index = CloudIndex(runtime.index, recommender.places, digest, policy)
         self.digest = digest
         self.most_bytes = most_bytes
         self.document = json.dumps(openapi_document([RECOMMEND])).encode()
@@ -88,24 +107,21 @@ class EdgeServer:
                         break
         except TimeoutError:
             return *_problem(408, f"The body took more than {BODY_SECONDS:.0f} seconds."), ""
-        return self.answer(bytes(body), headers.get("x-request-id"))
+        # The cloud may take its time; others are answered meanwhile.
+        return await asyncio.to_thread(self.answer, bytes(body), headers.get("x-request-id"))
 
     def answer(self, body: bytes, request_id: str | None = None) -> tuple[int, bytes, str]:
         """Status, JSON and the times of the parts for the body of one request."""
-        from handlers.errors import BadRequest
-        from handlers.parsing import parse
-        from handlers.replies import answers_of, reply
-        from handlers.requests import EventsRequest
+        from handlers.errors import Refused
+        from handlers.replies import accepted, answers_of, reply
         from handlers.stopwatch import Stopwatch
 
         watch = Stopwatch()
         try:
             with watch("parse"):
-                request = parse(self.kind.request, body)
-        except BadRequest as error:
+                request = accepted(self.kind, body, self.digest, request_id)
+        except Refused as error:
             return *reply(error, self.digest), ""
-        if isinstance(request, EventsRequest):
-            request = request.sent_as(request_id or uuid4().hex)
         (answer,) = answers_of(self.model, [request], watch)
         status, text = reply(answer, self.digest)
         return status, text, watch.header if status == 200 else ""
@@ -143,6 +159,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (8080)")
     parser.add_argument("--request-bytes", type=int, default=1_000_000, help="largest body (1 MB)")
+    parser.add_argument("--histories", type=Path, help="histories of the site's users")
+    parser.add_argument("--share-nothing", action="store_true", help="tell the cloud nothing")
     options = parser.parse_args()
     try:
         manifest = checked(archive)
@@ -153,16 +171,24 @@ def main() -> None:
     try:
         import uvicorn
 
+        from handlers.tower import Policy, read_histories
         from recsys.errors import RecsysError
 
         model = zipfile.Path(archive, f"{MODEL}/")
-        server = EdgeServer(model, manifest["model"], options.request_bytes)
+        policy = Policy(**json.loads(zipfile.Path(archive, POLICY).read_text(encoding="utf-8")))
+        server = EdgeServer(
+            model,
+            manifest["model"],
+            options.request_bytes,
+            None if options.share_nothing else policy,
+            read_histories(options.histories) if options.histories else None,
+        )
         listening = socket.create_server((options.host, options.port))
     except ImportError as error:
         sys.exit(f"{error}: install what requirements.txt in {archive} names.")
     except (OSError, OverflowError) as error:
-        sys.exit(f"{options.host}:{options.port} cannot be listened on: {error}.")
-    except RecsysError as error:
+        sys.exit(f"{archive} cannot be served at {options.host}:{options.port}: {error}.")
+    except (RecsysError, ValueError) as error:
         sys.exit(f"{error}.")
     host, port = listening.getsockname()[:2]
     print(f"{manifest['model']} answers at http://{host}:{port}", flush=True)

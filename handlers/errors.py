@@ -21,6 +21,12 @@ class UnknownItem(BadRequest):
     status = 422
 
 
+class OtherModel(Refused):
+    """The request brings what another model than this one has made."""
+
+    status = 409
+
+
 class OtherSite(Refused):
     """The request is about what is private to a site, and this is not its service."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from handlers.errors import NoSessions, OtherSite, UnknownItem
 from handlers.recommender import Recommender
-from handlers.requests import EventsRequest, RecommendRequest, SimilarRequest
+from handlers.requests import EventsRequest, RecommendRequest, SimilarRequest, VectorRequest
 from handlers.sessions import open_sessions
 from handlers.stopwatch import Stopwatch
 
@@ -24,6 +24,8 @@ class FreshRecommender:
     def __init__(self, folder: Path) -> None:
         self.model = Recommender.open(folder)
         self.sessions = open_sessions()
+        # Of a private site's users, by user: what they did before their sessions.
+        self.histories: Mapping[str, Sequence[str]] = {}
 
     def example(self) -> RecommendRequest:
         """A user with a long history."""
@@ -31,7 +33,7 @@ class FreshRecommender:
 
     def answer(
         self,
-        requests: list[RecommendRequest | SimilarRequest | EventsRequest],
+        requests: list[RecommendRequest | SimilarRequest | EventsRequest | VectorRequest],
         watch: Stopwatch,
     ) -> list[dict | Exception]:
         """Store the events of a batch, then answer its other requests as `Recommender` does.
@@ -41,7 +43,7 @@ class FreshRecommender:
         answers: list[dict | Exception] = [{}] * len(requests)
         writes: dict[int, EventsRequest] = {}
         reads: dict[int, RecommendRequest] = {}
-        asked: dict[int, RecommendRequest | SimilarRequest] = {}
+        asked: dict[int, RecommendRequest | SimilarRequest | VectorRequest] = {}
         for place, request in enumerate(requests):
             if isinstance(request, EventsRequest):
                 if problem := self._problem(request):
@@ -49,9 +51,12 @@ class FreshRecommender:
                 else:
                     writes[place] = request
             else:
-                asked[place] = request
                 if isinstance(request, RecommendRequest) and request.user is not None:
+                    stored = self.histories.get(request.user, ())
+                    history = (*stored, *since(stored, request.history))
+                    request = request.model_copy(update={"history": history})
                     reads[place] = request
+                asked[place] = request
         notes: dict[int, dict] = {}
         if writes or reads:
             with watch("sessions"):

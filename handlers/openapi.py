@@ -16,11 +16,12 @@ from handlers.requests import (
     RecommendRequest,
     SearchRequest,
     SimilarRequest,
+    VectorRequest,
 )
 
 SCHEMAS = "#/components/schemas/"
 REQUESTS = {
-    "recommend": (RecommendRequest, SimilarRequest, EventsRequest),
+    "recommend": (RecommendRequest, SimilarRequest, EventsRequest, VectorRequest),
     "search": (SearchRequest,),
     "rating": (RatingRequest,),
     "click": (ClickRequest,),
@@ -82,6 +83,7 @@ def _path(kind: Kind) -> dict[str, Any]:
                 },
                 "400": _refusal("The request is not as described"),
                 "422": _refusal("The model does not know what the request is about"),
+                "409": _refusal("The vector is of another model"),
                 "421": _refusal("What is private to a site goes to that site's service only"),
                 "4XX": _refusal("There is no such model, or the request is too large", SERVERS_OWN),
                 "5XX": _refusal(

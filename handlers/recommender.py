@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from handlers.errors import BadRequest, UnknownItem
-from handlers.requests import MOST_ITEMS, RecommendRequest, SimilarRequest, Where
+from handlers.requests import MOST_ITEMS, RecommendRequest, SimilarRequest, VectorRequest, Where
 from handlers.stopwatch import Stopwatch
 from recsys.diversity import diversified
 from recsys.exact import barred, best_of
@@ -76,7 +76,7 @@ class Recommender:
         return RecommendRequest(history=tuple(self.items[:50]), k=10)
 
     def answer(
-        self, requests: list[RecommendRequest | SimilarRequest], watch: Stopwatch
+        self, requests: list[RecommendRequest | SimilarRequest | VectorRequest], watch: Stopwatch
     ) -> list[dict | Exception]:
         """Answer each request with ``{"items": [{"item", "score"}]}``, the best first.
 
@@ -91,24 +91,31 @@ class Recommender:
         answers: list[dict | Exception] = [{}] * len(requests)
         groups: dict[tuple, list[int]] = defaultdict(list)
         for place, request in enumerate(requests):
-            similar = isinstance(request, SimilarRequest)
-            if similar and request.item not in self.places:
+            method = self._methods[type(request)]
+            if isinstance(request, SimilarRequest) and request.item not in self.places:
                 answers[place] = UnknownItem("The model does not know the item.")
             else:
-                exclude = not similar and request.exclude_seen
-                groups[similar, exclude, request.where].append(place)
+                exclude = isinstance(request, RecommendRequest) and request.exclude_seen
+                groups[method, exclude, request.where].append(place)
         # What the same filters bar is searched together.
-        for (similar, _, where), places in groups.items():
+        for (method, _, where), places in groups.items():
             try:
                 allowed = self._allowed(where)
             except BadRequest as error:
                 found = [error] * len(places)
             else:
-                method = self._similar if similar else self._recommend
                 found = method([requests[place] for place in places], allowed, watch)
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         return answers
+
+    @property
+    def _methods(self) -> dict[type, Callable[..., list[dict | Exception]]]:
+        return {
+            RecommendRequest: self._recommend,
+            SimilarRequest: self._similar,
+            VectorRequest: self._by_vector,
+        }
 
     def _allowed(self, where: Where) -> np.ndarray | None:
         """bool[items] that pass the filters; None where there are none."""
@@ -191,6 +198,27 @@ class Recommender:
         return [
             {"items": self._named(values[row, k], places[row, k])} for row, k in enumerate(kept)
         ]
+
+    def _by_vector(
+        self, requests: list[VectorRequest], allowed: np.ndarray | None, watch: Stopwatch
+    ) -> list[dict | Exception]:
+        """The items with the largest products with vectors whose histories nobody here knows."""
+        width = self.runtime.index.rows(np.zeros(1, dtype=np.int64)).shape[1]
+        answers: list[dict | Exception] = []
+        for request in requests:
+            if len(request.vector) != width:
+                answers.append(
+                    BadRequest(f"vector must have {width} numbers, not {len(request.vector)}.")
+                )
+                continue
+            with watch("search"):
+                state = np.array([request.vector], dtype=np.float32)
+                values, places = self.runtime.index.search(state, request.k, allowed)
+            if np.isnan(values).any():
+                raise FloatingPointError("the model's vectors are not finite")
+            kept = np.isfinite(values[0]).nonzero()[0][: request.k]
+            answers.append({"items": self._named(values[0, kept], places[0, kept])})
+        return answers
 
     def _named(self, values: np.ndarray, places: np.ndarray) -> list[dict]:
         return [

@@ -5,14 +5,41 @@ from __future__ import annotations
 import json
 import logging
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from handlers.errors import Refused
+from handlers.errors import OtherModel, Refused
+from handlers.parsing import parse
+from handlers.requests import EventsRequest, VectorRequest
 
 if TYPE_CHECKING:
-    from handlers.kinds import Answerer
+    from handlers.kinds import Answerer, Kind
     from handlers.stopwatch import Stopwatch
 
 Answer = dict[str, Any] | Exception
+
+
+def accepted(kind: Kind, body: Any, digest: str, request_id: str | None) -> Any:
+    """The request in a body, for a model of that digest.
+
+    Parameters
+    ----------
+    request_id
+        The same where a client or proxy sends the same again.
+
+    Raises
+    ------
+    Refused
+        It is no request, or not one to this model.
+    """
+    request = parse(kind.request, body)
+    if isinstance(request, EventsRequest):
+        return request.sent_as(request_id or uuid4().hex)
+    if isinstance(request, VectorRequest) and request.model != digest:
+        raise OtherModel(
+            f"The vector is of model {request.model}, and this is model {digest}: ask with a "
+            "vector that this one has made."
+        )
+    return request
 
 
 def answers_of(model: Answerer, requests: list[Any], watch: Stopwatch) -> list[Answer]:

@@ -31,6 +31,9 @@ Items = Annotated[
     tuple[ItemId, ...],
     Field(min_length=1, max_length=MOST_ITEMS, description=f"a list of 1 to {MOST_ITEMS} item ids"),
 ]
+Coordinate = Annotated[
+    float, Field(ge=-1e6, le=1e6, description="a number from -1000000 to 1000000")
+]
 Price = Annotated[float, Field(ge=0, description="a number from 0 on: in the catalogue's currency")]
 Category = Annotated[str, Field(description="a category in quotes")]
 Value = Annotated[
@@ -126,6 +129,22 @@ class EventsRequest(Strict):
         return self.model_copy(update={"events": events})
 
 
+class VectorRequest(Strict):
+    """Ask for items to what a model made of a history, which stays where it is."""
+
+    vector: tuple[Coordinate, ...] = Field(
+        min_length=1,
+        max_length=4096,
+        description="a list of numbers: as many as the model's vectors have",
+    )
+    model: str = Field(
+        pattern="^sha256:[0-9a-f]{64}$",
+        description="a model's digest in quotes: of the one that made the vector",
+    )
+    k: Count = 10
+    where: Where = Field(Where(), description="an object with filters")
+
+
 class SimilarRequest(Strict):
     """Ask for items like one."""
 
@@ -166,6 +185,8 @@ def _asks_for(body: Any) -> str:
     fields = body if isinstance(body, dict) else {}
     if "events" in fields:
         return EventsRequest.__name__
+    if "vector" in fields:
+        return VectorRequest.__name__
     return (
         SimilarRequest if "item" in fields and "history" not in fields else RecommendRequest
     ).__name__
@@ -174,7 +195,8 @@ def _asks_for(body: Any) -> str:
 ItemsRequest = Annotated[
     Annotated[RecommendRequest, Tag("RecommendRequest")]
     | Annotated[SimilarRequest, Tag("SimilarRequest")]
-    | Annotated[EventsRequest, Tag("EventsRequest")],
+    | Annotated[EventsRequest, Tag("EventsRequest")]
+    | Annotated[VectorRequest, Tag("VectorRequest")],
     Discriminator(_asks_for),
 ]
 

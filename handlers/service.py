@@ -13,7 +13,6 @@ import logging
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 if TYPE_CHECKING:
     from ts.context import Context
@@ -60,10 +59,8 @@ class Service:
 
     def handle(self, data: list[dict[str, Any]], context: Context) -> list[bytes]:
         """Answer a batch of requests, in their order."""
-        from handlers.errors import BadRequest
-        from handlers.parsing import parse
-        from handlers.replies import answers_of
-        from handlers.requests import EventsRequest
+        from handlers.errors import Refused
+        from handlers.replies import accepted, answers_of
         from handlers.stopwatch import Stopwatch
 
         watch = Stopwatch()
@@ -74,15 +71,13 @@ class Service:
                 headers = context.get_all_request_header(place)
                 if "application/openapi+json" in _header(headers, "accept"):
                     continue
+                body = row.get("body", row.get("data"))
+                # The proxy sends it again with the same id where a worker died.
+                request_id = _header(headers, "x-request-id")
                 try:
-                    request = parse(self.kind.request, row.get("body", row.get("data")))
-                except BadRequest as error:
+                    good[place] = accepted(self.kind, body, self.digest, request_id)
+                except Refused as error:
                     answers[place] = error
-                    continue
-                if isinstance(request, EventsRequest):
-                    # The proxy sends it again with the same id where a worker died.
-                    request = request.sent_as(_header(headers, "x-request-id") or uuid4().hex)
-                good[place] = request
         found = answers_of(self.model, list(good.values()), watch)
         for place, answer in zip(good, found, strict=True):
             answers[place] = answer

@@ -71,6 +71,13 @@ def carry(source: str, folder: Path) -> None:
         (folder / MARK).touch()
 
 
+def carry_to_file(source: str, file: Path) -> None:
+    """The same of a single file."""
+    if "://" not in source and is_private(Path(source)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_name(file.name + MARK).touch()
+
+
 def mark(objects: Objects, key: str) -> None:
     """Label one object; the label comes before the object, so that a crash leaves none bare."""
     objects.swap(f"{key}{MARK}", b"", None)

@@ -262,6 +262,27 @@ class SessionSettings(_Section):
     memory_mb: Annotated[int, Field(ge=8)] = 64
 
 
+class TowerSettings(_Section):
+    """What a private site tells the cloud of its users: `nothing`, or a `vector` of each.
+
+    `cloud` is asked then; vectors are cut to the length `clip`, and `noise` times that is the
+    standard deviation of what is added to each number.
+    """
+
+    shares: Literal["nothing", "vector"] = "nothing"
+    cloud: HttpAddress | None = None
+    clip: Annotated[float, Field(gt=0)] | None = None
+    noise: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> TowerSettings:
+        if self.shares == "vector" and self.cloud is None:
+            raise ValueError("cloud is missing: name the service that vectors go to")
+        if self.noise and self.clip is None:
+            raise ValueError("clip is missing: noise is measured by it")
+        return self
+
+
 class FederationSettings(_Section):
     """The Flower SuperLink on Kubernetes: its port there and the size of its state's volume.
 
@@ -408,6 +429,7 @@ class Settings(_Section):
     serving: ServingSettings
     limits: LimitSettings = LimitSettings()
     sessions: SessionSettings = SessionSettings()
+    tower: TowerSettings = TowerSettings()
     federation: FederationSettings
     training: TrainingSettings | None = None
     trainer: Annotated[TrainerSettings, Field(discriminator="kind")] | None = None

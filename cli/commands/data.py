@@ -97,6 +97,32 @@ def convert(
 
 @data.command()
 @path_argument
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@endpoint_option
+@click.pass_obj
+def histories(app: Application, path: str, file: Path, endpoint: str | None) -> None:
+    """Write what each user at PATH did to FILE, for a private site's `python BUNDLE --histories`.
+
+    FILE has a line [user, [item, ...]] for each, the oldest item first; its owner alone may read it.
+    """
+    import json
+
+    from cli.files import write_text
+    from model_store import residency
+    from recsys.data.interactions import load_interactions
+
+    found = load_interactions(path, endpoint=endpoint)
+    rows = (
+        json.dumps([user, [found.items[item] for item in found.of(place)]])
+        for place, user in enumerate(found.users)
+    )
+    residency.carry_to_file(path, file)
+    write_text(file, "".join(f"{row}\n" for row in rows), mode=0o600)
+    click.echo(f"Wrote the histories of {len(found.users):,} users to {file}.")
+
+
+@data.command()
+@path_argument
 @click.argument("target", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--validation-from", metavar="DATE",
               help="First moment of the validation. By default a tenth of the events lies in it.")

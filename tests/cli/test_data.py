@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 
 from cli.application import Application
 from cli.commands.data import data
+from handlers.tower import read_histories
+from model_store.residency import is_private
 from recsys.data.interactions import load_interactions
 
 LOG = "user,item,time\n" + "".join(
@@ -81,3 +83,12 @@ def test_split_cuts_at_the_same_moments_for_all(log: Path, tmp_path: Path) -> No
 def test_split_wants_dates(log: Path, tmp_path: Path) -> None:
     refused = run(tmp_path, "split", log, tmp_path, "--test-from", "soon", fails=True)
     assert refused.exit_code == 2 and "'soon' is no date: write it like 2011-11-01" in refused.output
+
+
+def test_histories_are_what_a_sites_server_reads_and_as_private_as_the_log(log: Path) -> None:
+    file = log.with_name("histories.jsonl")
+    log.with_name(log.name + ".residency").touch()
+    assert "Wrote the histories of 3 users" in run(log.parent, "histories", log, file).output
+    interactions = load_interactions(log)
+    assert read_histories(file) == {u: tuple(interactions.history(u)) for u in interactions.users}
+    assert file.stat().st_mode & 0o777 == 0o600 and is_private(file)

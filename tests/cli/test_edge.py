@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import httpx
@@ -17,12 +18,25 @@ from cli.main import main
 from recsys.artifact import save_model
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from stacks.settings import SHIPPED
+
+
+TOWER = """
+tower:
+  shares: vector
+  cloud: http://127.0.0.1:9
+  clip: 2
+  noise: 0.5
+"""
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A stored model, to which `candidate` points."""
+    """A stored model, to which `candidate` points, where vectors may go to a port of nobody."""
     monkeypatch.setenv("HYBRID_HOME", str(tmp_path / "home"))
+    settings = tmp_path / "home" / "environments" / "local.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text((SHIPPED / "local.yaml").read_text() + TOWER)
     environment = Environment.load("local", tmp_path / "home")
     torch.manual_seed(0)
     recipe = Recipe(dimension=8, heads=2, blocks=1, length=4)
@@ -48,6 +62,8 @@ def test_a_bundle_is_written_tried_and_told(model: str, tmp_path: Path, capsys) 
     assert told["model"] == model and told["requests"] == 5
     assert told["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert [path.name for path in file.parent.iterdir()] == ["shop.pyz"]
+    policy = json.loads(zipfile.Path(file, "policy.json").read_text())
+    assert policy == {"shares": "vector", "cloud": "http://127.0.0.1:9", "clip": 2, "noise": 0.5}
     with running(file) as address:
         answer = httpx.post(f"{address}/predictions/recommend", json={"history": ["i3"]})
     assert answer.json()["model"] == model and len(answer.json()["items"]) == 10

@@ -153,7 +153,7 @@ def test_a_damaged_archive_or_a_port_in_use_ends_with_one_sentence(
 ) -> None:
     other = repacked(bundle, tmp_path / "other.pyz", {"model/items.json": b"[]"})
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        for archive, told in ((other, "get it again."), (bundle, "cannot be listened on")):
+        for archive, told in ((other, "get it again."), (bundle, "cannot be served at")):
             port = str(taken.getsockname()[1])
             done = subprocess.run(
                 [sys.executable, "-I", archive, "--port", port], capture_output=True, text=True

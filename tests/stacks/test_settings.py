@@ -202,7 +202,7 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "device_plugin_image, autoscaler_image; spare is not a setting; the keys allowed there "
             "are kind, backend, model_store, model_replicas, region, zones, aws, gcp, azure, ports, "
             "kubernetes, network, sites, k3s, link, gpu_pool, object_stores, serving, limits, "
-            "sessions, federation, training, trainer, policy, budget.",
+            "sessions, tower, federation, training, trainer, policy, budget.",
         ),
     ],
 )
@@ -377,3 +377,11 @@ def test_what_another_cloud_needs_is_told(tmp_path, environment, old, new, sente
     text = (SHIPPED / f"{environment}.yaml").read_text()
     told = refusal(tmp_path, changed(text, old, new))
     assert told == f"mine.yaml: {sentence}"
+
+
+def test_a_tower_that_shares_a_vector_says_with_whom_and_noise_by_what_measure(tmp_path):
+    assert load_settings("local", [SHIPPED]).tower.shares == "nothing"
+    told = refusal(tmp_path, LOCAL + "tower:\n  shares: vector\n")
+    assert "tower: cloud is missing: name the service that vectors go to" in told
+    told = refusal(tmp_path, LOCAL + "tower:\n  noise: 0.5\n")
+    assert "tower: clip is missing: noise is measured by it" in told

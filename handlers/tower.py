@@ -1,0 +1,173 @@
+"""A private site's part of answering: histories stay here, and a policy says what the cloud is told.
+
+The site has the whole model, so it needs nobody. Where its policy lets a vector go, the cloud finds
+candidates for it: always the same number, whoever asks for however many. What the user has had is
+taken out here, and the candidates are ranked here by the vector as it was before any noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from recsys.exact import Found, Index
+
+# Candidates asked for: a constant, so that their number tells neither k nor how much a user has had.
+CANDIDATES = 200
+TIMEOUT_SECONDS = 2.0
+MOST_BYTES = 1_000_000
+# A noisy vector is a multiple of this share of the noise's deviation: the low bits of a sum can
+# betray what the noise was added to (Mironov, 2012).
+GRID = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What of its users a site tells the cloud.
+
+    Attributes
+    ----------
+    shares
+        ``nothing``, or ``vector``: what the model makes of a history.
+    cloud
+        Address of the service that finds candidates, such as https://recommend.example.
+    clip
+        Largest length of a vector that goes; None for no bound.
+    noise
+        Standard deviation of the Gaussian noise on each of its numbers, as a multiple of `clip`.
+    """
+
+    shares: str = "nothing"
+    cloud: str | None = None
+    clip: float | None = None
+    noise: float = 0.0
+
+
+class CloudIndex:
+    """An index whose candidates the cloud finds.
+
+    What cannot be asked with a vector alone (filters, more items than there are candidates) is
+    answered by the site's own index, and so is everything while the cloud does not answer.
+
+    Parameters
+    ----------
+    own
+        The site's index of the same items.
+    places
+        Of the items by id.
+    digest
+        Of the model; the cloud refuses vectors of another.
+    policy
+        With ``shares: vector``.
+    """
+
+    def __init__(
+        self, own: Index, places: Mapping[str, int], digest: str, policy: Policy
+    ) -> None:
+        self.own, self.places, self.digest, self.policy = own, places, digest, policy
+        self.rows, self.scores = own.rows, own.scores
+        self._key = secrets.token_bytes(32)
+
+    def search(self, states: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
+        k = min(k, len(self.places))
+        if allowed is not None or k > CANDIDATES:
+            return self.own.search(states, k, allowed)
+        values = np.empty((len(states), k), dtype=np.float32)
+        places = np.empty((len(states), k), dtype=np.int64)
+        for row, state in enumerate(states):
+            found = self._candidates(state)
+            if len(found) < k:
+                values[row], places[row] = (part[0] for part in self.own.search(state[None], k))
+                continue
+            scores = self.own.rows(found) @ state
+            best = np.argsort(-scores, kind="stable")[:k]
+            values[row], places[row] = scores[best], found[best]
+        return values, places
+
+    def told(self, state: np.ndarray) -> np.ndarray:
+        """What goes to the cloud of float[d]: clipped, and with noise.
+
+        The noise follows from the vector and a key that is drawn when the process starts: asking
+        again gives the same, so that it cannot be averaged away.
+        """
+        vector, policy = state.astype(np.float64), self.policy
+        if policy.clip is not None:
+            vector *= min(1.0, policy.clip / max(float(np.linalg.norm(vector)), 1e-12))
+        if policy.noise:
+            deviation = policy.noise * policy.clip
+            grid = deviation * GRID
+            noise = _gaussian(self._key + state.tobytes(), len(vector))
+            vector = np.round((vector + deviation * noise) / grid) * grid
+        return vector
+
+    def _candidates(self, state: np.ndarray) -> np.ndarray:
+        """int64[found] places of the items that the cloud finds; none where it does not answer."""
+        asked = {
+            "vector": self.told(state).tolist(),
+            "model": self.digest,
+            "k": min(CANDIDATES, len(self.places)),
+        }
+        try:
+            names = [row["item"] for row in self._post(asked)["items"]]
+            known = [self.places[name] for name in dict.fromkeys(names) if name in self.places]
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            logging.warning("The site answers by itself, since the cloud does not: %s", error)
+            known = []
+        return np.array(known, dtype=np.int64)
+
+    def _post(self, asked: dict[str, Any]) -> dict[str, Any]:
+        address = urlsplit(self.policy.cloud)
+        secure = address.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(address.hostname, address.port, timeout=TIMEOUT_SECONDS)
+        try:
+            # These headers and no others, whatever the site was asked with.
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/predictions/recommend", json.dumps(asked), headers)
+            response = connection.getresponse()
+            body = response.read(MOST_BYTES)
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise ValueError(f"{response.status} {body[:300].decode(errors='replace')}")
+        return json.loads(body)
+
+
+def read_histories(file: Path) -> dict[str, tuple[str, ...]]:
+    """The histories that `hybrid data histories` wrote: ``[user, [item, ...]]`` on each line.
+
+    Raises
+    ------
+    ValueError
+        A line is something else.
+    """
+    histories: dict[str, tuple[str, ...]] = {}
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                user, items = json.loads(line)
+                if not isinstance(user, str) or not all(isinstance(item, str) for item in items):
+                    raise TypeError
+            except (ValueError, TypeError):
+                raise ValueError(f"line {number} of {file} is no [user, [item, ...]]") from None
+            histories[user] = tuple(items)
+    return histories
+
+
+def _gaussian(seed: bytes, count: int) -> np.ndarray:
+    """float64[count] normal numbers (Box and Muller) of SHAKE-256's stream under a secret seed."""
+    pairs = -(-count // 2)
+    stream = np.frombuffer(hashlib.shake_256(seed).digest(16 * pairs), dtype="<u8")
+    uniform = ((stream >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius, angle = np.sqrt(-2 * np.log(uniform[:pairs])), 2 * np.pi * uniform[pairs:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
