@@ -3,10 +3,10 @@
     python -m benchmarks.tower [--data PATH] [--users 1000]
 
 A model is trained on the generated shop or on PATH. Whoever has the model, as the cloud does, tries
-to read a user's last item off the vector that the site sends: it encodes histories of its own making,
-fits a linear map from their vectors to the last item's, and takes the nearest items. Beside that
-stands how much of the answer of one place is left: the site ranks the cloud's candidates by the vector
-without noise. Epsilon is that of one request under local differential privacy, at delta 1e-6.
+to read a user's last item off the vector that the site sends: it encodes histories of its own, fits
+a linear map from their vectors to the last item's, and takes the nearest items. Beside that stands
+how much of the answer of one place is left: the site ranks the cloud's candidates by the vector as
+it was. Epsilon is that of one request under local differential privacy, at delta 1e-6.
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ def main() -> None:
         train(interactions, Recipe(pretrain_epochs=0, epochs=6), Path(scratch) / "run")
         ranker, names = open_runtime(Path(scratch) / "run" / "artifact", exact=True)
     places = {name: place for place, name in enumerate(names)}
-    histories = [interactions.of(user) for user in range(len(interactions.users))][: arguments.users]
+    users = min(arguments.users, len(interactions.users))
+    histories = [interactions.of(user) for user in range(users)]
     states = ranker.encode(histories)
     clip = float(np.median(np.linalg.norm(states, axis=1)))
     wanted = ranker.rank(states, histories, 10, seen=False)[1]
-    title = f"{len(histories):,} users, {len(names):,} items, {CANDIDATES} candidates, clip {clip:.2f}"
+    title = f"{users:,} users, {len(names):,} items, {CANDIDATES} candidates, clip {clip:.2f}"
     table = Table("noise", "epsilon", "last item: 1st guess", "in 10", "answer kept", title=title)
     for noise in NOISE:
         policy = Policy("vector", "http://127.0.0.1", clip, noise)

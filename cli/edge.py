@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class EdgeBundle:
-    """A bundle that answers as its model does: `file` of `bytes` bytes, tried by so many requests."""
+    """A bundle, `file` of `bytes` bytes, that answered so many `requests` as its model does."""
 
     model: str
     file: str
@@ -105,7 +105,10 @@ def check(archive: Path, artifact: Path) -> int:
     runtime, items = open_runtime(artifact, exact=True)
     model = Recommender(runtime, items, columns_of(artifact, items))
     questions = _questions(items, model.filters is not None)
-    with running(archive, "--share-nothing") as address, httpx.Client(base_url=address, timeout=60) as client:
+    with (
+        running(archive, "--share-nothing") as address,
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
         for question in questions:
             body = json.dumps(question).encode()
             (wanted,) = answers_of(model, [parse(RECOMMEND.request, body)], Stopwatch())
@@ -124,7 +127,8 @@ def running(archive: Path, *options: str) -> Iterator[str]:
     """Run a bundle on a free port, where much of what this machine has is hidden; its address."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", START, " ".join(HIDDEN), archive, "--port", "0", *options],
+            [sys.executable, "-I", "-c", START, " ".join(HIDDEN),
+             str(archive), "--port", "0", *options],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         try:

@@ -1,8 +1,9 @@
-"""From a model artefact to an edge bundle: one file that serves it with `python FILE`, without torch.
+"""From a model artefact to an edge bundle: one file that `python FILE` serves, without torch.
 
-The file is a zip that Python runs: ``__main__.py`` (`handlers.edge`), those modules of `handlers` and
-`recsys` that answer, the model as `recsys.portable` has it, ``policy.json`` (`handlers.tower`),
-``openapi.json``, ``requirements.txt``, and ``manifest.json`` with the SHA-256 of each. Equal input gives equal bytes.
+The file is a zip that Python runs: ``__main__.py`` (`handlers.edge`), those modules of `handlers`
+and `recsys` that answer, the model as `recsys.portable` has it, ``policy.json`` (`handlers.tower`),
+``openapi.json``, ``requirements.txt``, and ``manifest.json`` with the SHA-256 of each. Equal input
+gives equal bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The tiny server of an edge bundle; `handlers.bundle` packs it as the archive's ``__main__.py``.
 
-``python edge.pyz`` checks every file of its own archive by the manifest, loads the model and answers
-as TorchServe does: POST /predictions/recommend, GET /ping. Nothing of ours is imported before it
-has been checked.
+``python edge.pyz`` checks every file of its own archive by the manifest, loads the model and
+answers as TorchServe does: POST /predictions/recommend, GET /ping. Nothing of ours is imported
+before it has been checked.
 """
 
 from __future__ import annotations

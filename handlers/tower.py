@@ -1,4 +1,4 @@
-"""A private site's part of answering: histories stay here, and a policy says what the cloud is told.
+"""A private site's part: histories stay here, and a policy says what the cloud is told.
 
 The site has the whole model, so it needs nobody. Where its policy lets a vector go, the cloud finds
 candidates for it: always the same number, whoever asks for however many. What the user has had is
@@ -22,7 +22,7 @@ import numpy as np
 
 from recsys.exact import Found, Index
 
-# Candidates asked for: a constant, so that their number tells neither k nor how much a user has had.
+# Candidates asked for: a constant, so that it tells neither k nor how much a user has had.
 CANDIDATES = 200
 TIMEOUT_SECONDS = 2.0
 MOST_BYTES = 1_000_000

@@ -1,4 +1,4 @@
-"""Indices that scan codes of items, and the choice among all that `recsys.exact.Index` stands for."""
+"""Indices that scan codes of items, and the choice among all kinds of `recsys.exact.Index`."""
 
 from __future__ import annotations
 

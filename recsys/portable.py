@@ -1,4 +1,4 @@
-"""A model that is served without torch: its encoder as ONNX, its table and attributes as plain data.
+"""A model that is served without torch: its encoder as ONNX, all else as plain data.
 
 ``encoder.onnx`` · ``table.npy`` (float32[items, d]) · ``items.json`` (ids by index) ·
 ``model.json`` (seen_bias, length) · ``attributes.json`` (columns by name; where there are any)

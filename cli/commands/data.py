@@ -103,7 +103,7 @@ def convert(
 def histories(app: Application, path: str, file: Path, endpoint: str | None) -> None:
     """Write what each user at PATH did to FILE, for a private site's `python BUNDLE --histories`.
 
-    FILE has a line [user, [item, ...]] for each, the oldest item first; its owner alone may read it.
+    FILE has a line [user, [item, ...]] for each, the oldest item first; only its owner may read it.
     """
     import json
 

@@ -51,7 +51,8 @@ def test_seen_items_are_ranked_with_their_bias_and_come_once(
     scores, items = ranker.recommend(histories, 10)
     np.testing.assert_allclose(scores, best.values, atol=1e-3, rtol=1e-3)
     assert np.array_equal(items, best.indices)
-    torch.testing.assert_close(Runtime(ranker).scores(states, histories), expected, atol=1e-3, rtol=1e-3)
+    scores = Runtime(ranker).scores(states, histories)
+    torch.testing.assert_close(scores, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_a_model_that_was_not_accelerated_is_encoded_by_onnx_runtime(artifact: Path) -> None:
