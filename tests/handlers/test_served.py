@@ -29,7 +29,9 @@ from tenacity import retry, retry_if_exception_type, retry_if_result, stop_after
 from cli.sessions import session_store_program
 from cli.torchserve import archives_of, torchserve_command
 from handlers.archive import build_archive
+from handlers.edge import EdgeServer
 from handlers.openapi import openapi_document
+from handlers.tower import Policy
 from tests.handlers.session_store import SessionStore
 
 pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java")
@@ -176,6 +178,24 @@ def test_what_a_user_did_changes_the_next_answer(served: Served, sessions: dict[
     assert after.json()["items"] == told["items"] != before["items"]
     assert (before["fresh_events"], after.json()["fresh_events"]) == (0, 1)
     assert "sessions;dur=" in after.headers["Server-Timing"]
+
+
+def test_a_private_site_gets_its_candidates_from_it(
+    served: Served, artifacts: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    histories = {"anna": ("item-1", "item-7", "item-3")}
+    policy = Policy("vector", served.url)
+    site, alone = (
+        EdgeServer(artifacts["recommend"], DIGEST, 1000, each, histories)
+        for each in (policy, Policy())
+    )
+    body = b'{"user": "anna", "k": 5}'
+    answers = [json.loads(place.answer(body)[1])["items"] for place in (site, alone)]
+    assert [row["item"] for row in answers[0]] == [row["item"] for row in answers[1]]
+    assert not caplog.records  # else the site answered by itself
+    # A vector of another model.
+    site.model.model.runtime.index.digest = "sha256:" + "b" * 64
+    assert site.answer(body)[0] == 200 and "409" in caplog.text
 
 
 def test_an_item_that_nobody_knows_is_told_apart_from_a_model_that_is_not_there(
