@@ -14,19 +14,19 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from ts.context import Context, RequestProcessor
 
 from cli.edge import check, running
 from cli.errors import ServingError
 from handlers.bundle import build_bundle
 from handlers.edge import checked
 from handlers.errors import ArchiveError
-from handlers.openapi import openapi_document
 from handlers.kinds import RECOMMEND
+from handlers.openapi import openapi_document
 from handlers.service import Service
 from model_store.signing import Keyring, public_pem
 from recsys.artifact import load_model, save_model
 from recsys.errors import RecsysError
-from ts.context import Context, RequestProcessor
 
 DIGEST = "sha256:" + "c" * 64
 BODIES = [
@@ -175,12 +175,16 @@ def test_a_bundle_of_another_model_fails_its_check(
 
 
 def test_what_needs_torch_or_recommends_nothing_is_not_bundled(
-    artifact: Path, artifacts: dict[str, Path], tmp_path: Path
+    artifact: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(artifact, tmp_path / "int8")
     (folder / "acceleration.json").write_text('{"quantise": "int8"}')
     with pytest.raises(RecsysError, match="runs in torch only.*--onnx"):
         build_bundle(folder, DIGEST, tmp_path / "b.pyz")
+    rating = tmp_path / "rating"
+    rating.mkdir()
+    for name in ("rating.json", "weights.safetensors"):
+        (rating / name).touch()
     with pytest.raises(ArchiveError, match="is a rating model: only recommenders"):
-        build_bundle(artifacts["rating"], DIGEST, tmp_path / "b.pyz")
+        build_bundle(rating, DIGEST, tmp_path / "b.pyz")
     assert not (tmp_path / "b.pyz").exists()
