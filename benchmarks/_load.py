@@ -1,16 +1,19 @@
-"""An open-loop load of HTTP requests: they are sent when they are due, whatever is still out.
+"""Loads of HTTP requests.
 
-A client that waits for answers slows down with its server and does not see the queue that its
-users would stand in; so a request's time counts from when it was due.
+`send` is an open loop, for times: requests are sent when they are due, whatever is still out. A
+client that waits for answers slows down with its server and does not see the queue that its users
+would stand in; so a request's time counts from when it was due. `drive` is a closed loop, for
+counts: as many requests as the server takes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import httpx
 import numpy as np
 
 CONNECTIONS = 64
@@ -89,3 +92,49 @@ async def _send(
     for _, writer in pairs:
         writer.close()
     return Load(1000 * times, seconds, failed, answers)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A POST."""
+
+    path: str
+    body: bytes
+    headers: dict[str, str]
+
+
+async def drive(
+    url: str,
+    requests: Iterable[Request],
+    clients: int,
+    tell: Callable[[Request, int | str, bytes], None],
+) -> None:
+    """POST requests to `url` from several clients, each one after another.
+
+    TorchServe closes a connection after some errors, which a client learns with its next request:
+    that one is sent a second time.
+
+    Parameters
+    ----------
+    tell
+        Told of each request, the status of its answer (the name of what failed, where there was
+        none) and the answer's body.
+    """
+    rest = iter(requests)
+
+    async def client() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            for request in rest:
+                for attempt in (1, 2):
+                    try:
+                        answer = await http.post(
+                            request.path, content=request.body, headers=request.headers
+                        )
+                    except httpx.HTTPError as error:
+                        if attempt == 2:
+                            tell(request, type(error).__name__, b"")
+                    else:
+                        tell(request, answer.status_code, answer.content)
+                        break
+
+    await asyncio.gather(*(client() for _ in range(clients)))

@@ -22,13 +22,14 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import torch
 from rich.console import Console
 
@@ -66,6 +67,7 @@ class Server:
     folder: Path
     inference: int
     management: int
+    process: int
 
     def register(self, archive: Path) -> float:
         """Load an archive; the seconds until it is ready."""
@@ -78,21 +80,25 @@ class Server:
         answer.raise_for_status()
         return time.perf_counter() - start
 
+    def workers(self) -> set[int]:
+        """Processes that run models."""
+        found = psutil.Process(self.process).children(recursive=True)
+        return {each.pid for each in found if any("model_service" in a for a in each.cmdline())}
+
 
 @contextmanager
-def torchserve(folder: Path) -> Iterator[Server]:
+def torchserve(folder: Path, variables: Mapping[str, str] | None = None) -> Iterator[Server]:
     with socket.socket() as one, socket.socket() as other:
         for probe in (one, other):
             probe.bind(("127.0.0.1", 0))
         ports = one.getsockname()[1], other.getsockname()[1]
-    server = Server(folder, *ports)
     command, environment = torchserve_command(
         folder, inference_port=ports[0], management_port=ports[1]
     )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, env=os.environ | environment, cwd=folder, stdout=log, stderr=log,
-            start_new_session=True,
+            command, env=os.environ | environment | dict(variables or {}), cwd=folder, stdout=log,
+            stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
         while True:
@@ -101,7 +107,7 @@ def torchserve(folder: Path) -> Iterator[Server]:
                 break
             except httpx.TransportError:
                 time.sleep(0.2)
-        yield server
+        yield Server(folder, *ports, process.pid)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)

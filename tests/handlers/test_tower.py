@@ -20,7 +20,7 @@ from handlers.edge import EdgeServer
 from handlers.recommender import Recommender
 from handlers.tower import CANDIDATES, CloudIndex, Policy, read_histories
 from recsys.exact import ExactIndex
-from tests.handlers.conftest import ITEMS
+from tests.handlers.small_models import ITEMS
 
 DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 HISTORIES = {
