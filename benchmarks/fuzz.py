@@ -178,7 +178,8 @@ def main() -> None:
         asked = requests(options.requests, options.seed, bool(variables))
         asyncio.run(drive(url, asked, options.clients, tell))
         same, alive = answers() == before, server.workers() == workers
-    by_status = ", ".join(f"{count:,} x {status}" for status, count in sorted(statuses.items(), key=str))
+    told = sorted(statuses.items(), key=str)
+    by_status = ", ".join(f"{count:,} x {status}" for status, count in told)
     say(f"{statuses.total():,} requests, seed {options.seed}: {by_status}")
     say(f"the same workers afterwards: {alive}; the same answers to valid requests: {same}")
     for request, status, body in failed:
