@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from hashlib import sha256
 from pathlib import Path
 
 import faiss
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from recsys.accelerate.quantise import QuantisedTable, int8_product
 from recsys.exact import ExactIndex, Found, Index, barred, best_of
+from recsys.errors import RecsysError
 from recsys.files import write_atomically
 
 # Up to here the exact product takes about a millisecond, which no approximation is worth.
@@ -23,7 +25,7 @@ EXACT_BELOW = 100_000
 # nearly the same.
 MARGIN = 100
 FIRST_MARGIN, MOST_MARGIN = 30, 1600
-# An approximate index, kept: the second file comes last.
+# An approximate index, kept: the first file comes last, and tells what table both are of.
 KEPT_SPACE, KEPT_INDEX = "index.safetensors", "index.faiss"
 # Of the variance of scores, kept in an approximate index's codes.
 KEPT = 0.999
@@ -34,6 +36,13 @@ SAMPLE, POINTS = 2000, 40
 SPREAD = 3.0
 # How many of the best items `scores` tells apart where an index does not see all.
 REACH = 1000
+
+
+def _fingerprint(table: np.ndarray) -> Tensor:
+    """uint8[32] that tell a table from any other, its shape and order of items included."""
+    hashed = sha256(str((table.shape, table.dtype)).encode())
+    hashed.update(np.ascontiguousarray(table))
+    return torch.frombuffer(bytearray(hashed.digest()), dtype=torch.uint8)
 
 
 def build_index(
@@ -142,17 +151,31 @@ class ApproximateIndex:
 
     def save(self, folder: Path) -> None:
         """Write all but the table into a folder."""
-        content = {"space": torch.from_numpy(self.to_space), "margin": torch.tensor(self._margin)}
+        content = {
+            "space": torch.from_numpy(self.to_space),
+            "margin": torch.tensor(self._margin),
+            "table": _fingerprint(self.table),
+        }
         whole = self._index
-        write_atomically(folder / KEPT_SPACE, lambda file: save_file(content, file))
         write_atomically(folder / KEPT_INDEX, lambda file: faiss.write_index(whole, str(file)))
+        write_atomically(folder / KEPT_SPACE, lambda file: save_file(content, file))
 
     @classmethod
     def load(cls, folder: Path, table: np.ndarray) -> ApproximateIndex:
-        """What `save` wrote, of the same table; FileNotFoundError where it wrote nothing."""
+        """What `save` wrote, of the same table.
+
+        Raises
+        ------
+        FileNotFoundError, RuntimeError
+            It wrote nothing, or half of it.
+        RecsysError
+            It was of another table: it would name items that are not those it found.
+        """
         made = cls.__new__(cls)
         made.table = np.ascontiguousarray(table)
         content = load_file(folder / KEPT_SPACE)
+        if not torch.equal(content["table"], _fingerprint(made.table)):
+            raise RecsysError(f"The index in {folder} is of other items or weights: make it anew.")
         made.to_space, made._margin = content["space"].numpy(), int(content["margin"])
         made._index = faiss.read_index(str(folder / KEPT_INDEX))
         return made

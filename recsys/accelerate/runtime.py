@@ -115,8 +115,11 @@ def _approximate(model: SequentialRecommender, table: np.ndarray) -> Index:
 def _kept_index(folder: Path, model: SequentialRecommender, table: np.ndarray) -> Index:
     try:
         return ApproximateIndex.load(folder, table)
-    except (OSError, RuntimeError, SafetensorError, KeyError):  # none is there, or half of one
-        index = _approximate(model, table)
+    except (OSError, RuntimeError, SafetensorError, KeyError):
+        pass  # none is there, or half of one
+    except RecsysError as error:
+        logging.warning("%s", error)
+    index = _approximate(model, table)
     try:
         index.save(folder)
     except (OSError, RuntimeError) as error:

@@ -109,6 +109,19 @@ def test_a_click_counts_within_its_window_and_a_request_once_that_has_passed(
     assert (clicked.requests, clicked.rate) == (2, 0.5)
 
 
+def test_a_clock_that_was_put_back_makes_no_request_count_as_without_a_click(
+    environment, trial
+) -> None:
+    log(environment, trial, clicks=(0.1, 0.1))
+    before = {each.name: each for each in compare(environment, trial, now=1e6)}
+    # The log's times are in the future now, so that none of its clicks can be told to be missing.
+    after = {each.name: each for each in compare(environment, trial, now=-3600.0)}
+    assert after["errors"] == before["errors"] and after["slow"] == before["slow"]
+    assert before["clicks"].canary.requests > 10_000
+    assert after["clicks"].canary.requests == 0
+    assert verdict(list(after.values())) == OPEN
+
+
 def test_a_shadow_is_not_judged_by_clicks(environment) -> None:
     shadow = trials.begin(environment, NEW, OLD, None, Rules())
     log(environment, shadow, 100, clicks=(0.5, 0.5))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import zipfile
@@ -60,6 +61,21 @@ def test_the_manifest_names_handler_and_version(artifact: Path, tmp_path: Path) 
 def test_nothing_but_the_archive_is_left(artifact: Path, tmp_path: Path) -> None:
     build_archive(artifact, DIGEST, tmp_path / "recommend.mar")
     build_archive(artifact, DIGEST, tmp_path / "recommend.mar")
+    assert [path.name for path in tmp_path.iterdir()] == ["recommend.mar"]
+
+
+def test_on_a_full_disk_the_archive_of_before_stays(artifact: Path, tmp_path: Path) -> None:
+    archive = build_archive(artifact, DIGEST, tmp_path / "recommend.mar")
+    before = archive.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel refuses longer files than this, as a full disk does.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+    try:
+        with pytest.raises(ArchiveError, match="recommend.mar cannot be written: .*too large"):
+            build_archive(artifact, "sha256:" + "c" * 64, archive)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert archive.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["recommend.mar"]
 
 

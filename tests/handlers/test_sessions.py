@@ -111,6 +111,17 @@ def test_an_event_counts_until_it_expires(
 
 
 @needs_store
+def test_a_clock_that_was_put_back_loses_no_event(
+    model: FreshRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(model, did("item-1"))
+    earlier = time.time() - 1_000_000
+    monkeypatch.setattr(time, "time", lambda: earlier)
+    assert ask(model, did("item-2")) == [{"stored": 1}]
+    assert sorted(session(model)) == ["item-1", "item-2"]
+
+
+@needs_store
 def test_what_cannot_be_stored_is_named_and_nothing_of_it_is_stored(
     model: FreshRecommender, server: SessionStore
 ) -> None:

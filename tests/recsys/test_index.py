@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recsys import index
+from recsys.errors import RecsysError
 from recsys.exact import ExactIndex, Index
 from recsys.index import ApproximateIndex, QuantisedIndex, build_index
 
@@ -128,3 +129,12 @@ def test_a_kept_index_is_the_same_index(tmp_path: Path) -> None:
     (tmp_path / "index.faiss").unlink()
     with pytest.raises(RuntimeError, match="index.faiss"):
         ApproximateIndex.load(tmp_path, table)
+
+
+@pytest.mark.parametrize("other", ["fewer", "another order", "other weights"])
+def test_an_index_of_another_vocabulary_is_refused(tmp_path: Path, other: str) -> None:
+    table, states = clustered(3000)
+    ApproximateIndex(table, states).save(tmp_path)
+    tables = {"fewer": table[:-1], "another order": table[::-1], "other weights": table * 2}
+    with pytest.raises(RecsysError, match="is of other items or weights: make it anew"):
+        ApproximateIndex.load(tmp_path, tables[other])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from recsys.accelerate.runtime import Runtime, open_runtime, torch_encoder
 from recsys.accelerate.session import OnnxEncoder, choose_providers
 from recsys.artifact import load_model
 from recsys.exact import ExactIndex
-from recsys.index import QuantisedIndex
+from recsys.index import ApproximateIndex, QuantisedIndex
 from recsys.ranking import Ranker
 
 TENSORRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
@@ -74,3 +75,25 @@ def test_where_the_export_is_wrong_torch_serves_and_the_log_tells_why(
     runtime, _ = open_runtime(artifact)
     assert not isinstance(runtime.encode, OnnxEncoder)
     assert "served by torch, not by ONNX Runtime: the exported encoder is off by 1" in caplog.text
+
+
+def test_a_kept_index_of_another_vocabulary_is_made_anew(
+    artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("recsys.accelerate.runtime.EXACT_BELOW", 50)
+    monkeypatch.setattr("recsys.index.EXACT_BELOW", 50)
+    folder = shutil.copytree(artifact, tmp_path / "model")
+    first, items = open_runtime(folder, keep_index=True)
+    table = first.index.rows(np.arange(len(items)))
+    ApproximateIndex(table[::-1].copy(), table).save(folder)
+    again, _ = open_runtime(folder, keep_index=True)
+    assert "is of other items or weights" in caplog.text
+    states = first.encode([[3, 5], [7]])
+    for one, other in zip(first.index.search(states, 5), again.index.search(states, 5)):
+        np.testing.assert_array_equal(one, other)
+    caplog.clear()
+    open_runtime(folder, keep_index=True)
+    assert caplog.text == ""
