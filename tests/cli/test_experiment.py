@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from cli import trials
+from cli.application import PROJECT
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.experiment import ABORT, OPEN, PROMOTE, compare, in_words, verdict, watch
 from cli.main import main
 from cli.trials import Rules, Trial
+from tests.federation.servers import free_port
 
 OLD, NEW = ("sha256:" + digit * 64 for digit in "ab")
 
@@ -224,6 +227,18 @@ def test_without_a_trial_there_is_nothing_to_decide(environment, capsys) -> None
     for option in ("--promote", "--abort"):
         code, _, error = ends(capsys, "deploy", option)
         assert code == 1 and "No trial is on: hybrid deploy MODEL --canary 10% begins one" in error
+
+
+def test_status_tells_of_a_trial_whose_servers_are_gone(environment, trial, capsys) -> None:
+    settings = yaml.safe_load((PROJECT / "stacks" / "environments" / "local.yaml").read_text())
+    for name in settings["ports"]["torchserve"]:
+        settings["ports"]["torchserve"][name] = free_port()
+    own = environment.folder.parent / "environments" / "local.yaml"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text(yaml.safe_dump(settings))
+    code, text, _ = ends(capsys, "status")
+    told = f"On trial: {NEW} with 20 %, but the proxy does not answer: hybrid up"
+    assert code == 0 and told in text
 
 
 def test_a_second_deploy_at_the_same_time_is_refused(environment, trial, capsys) -> None:
