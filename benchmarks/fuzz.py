@@ -1,9 +1,10 @@
-"""Mutated requests against TorchServe: none may end in a 5xx, kill a worker or change an answer.
+"""Mutated requests to models in service: none may end in a 5xx, kill a worker or change an answer.
 
     python -m benchmarks.fuzz [--requests 100000] [--seed 0] [--clients 8]
 
-Small models of all kinds are served as `hybrid deploy` has them, with a store of sessions where
-this machine has one. Each request is a valid one with up to four mutations: of its bytes, of its
+Small models of all kinds are served by TorchServe behind nginx, as `hybrid up` has them, with a
+store of sessions where this machine has one (without nginx, requests go to TorchServe itself). Each
+request is a valid one with up to four mutations: of its bytes, of its
 JSON (values, keys, nesting), of its encoding or of its headers. The seed decides them all.
 """
 
@@ -13,24 +14,28 @@ import argparse
 import asyncio
 import json
 import random
+import socket
 import string
+import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 from rich.console import Console
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks._load import Request, drive
-from benchmarks.serving import DIGEST, torchserve
+from benchmarks.serving import DIGEST, Server, torchserve
+from cli.nginx import nginx_command, nginx_program
 from cli.sessions import session_store_program
 from cli.torchserve import archives_of
 from handlers.archive import build_archive
+from infra.serving_proxy import ServingProxy, serving_configuration
 from tests.handlers.session_store import SessionStore
 from tests.handlers.small_models import ITEMS, small_models, small_recommender
 
@@ -131,6 +136,33 @@ def requests(count: int, seed: int, events: bool) -> Iterator[Request]:
         yield Request(f"/predictions/{kind}", *mutated(body, chance))
 
 
+@contextmanager
+def proxied(server: Server, folder: Path) -> Iterator[str]:
+    """Address of a proxy before the server, as `hybrid up` starts it but for limits a client."""
+    if (program := nginx_program()) is None:
+        yield f"http://127.0.0.1:{server.inference}"
+        return
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    proxy = ServingProxy(
+        address, server.inference, str(folder), requests_per_second=100_000, burst=100_000
+    )
+    file = folder / "nginx.conf"
+    file.write_text(serving_configuration(proxy))
+    process = subprocess.Popen(nginx_command(program, file))
+    try:
+        retry(
+            retry=retry_if_exception_type(httpx.TransportError), stop=stop_after_delay(20),
+            wait=wait_fixed(0.05),
+        )(httpx.get)(f"http://{address}/ping")  # fmt: skip
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--requests", type=int, default=100_000)
@@ -154,7 +186,7 @@ def main() -> None:
             archive = archives_of(server.folder) / f"{name}.mar"
             build_archive(artifact, DIGEST, archive)
             server.register(archive)
-        url = f"http://127.0.0.1:{server.inference}"
+        url = stack.enter_context(proxied(server, scratch / "proxy"))
 
         def answers() -> list[str]:
             return [

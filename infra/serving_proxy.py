@@ -109,6 +109,9 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "        proxy_http_version 1.1;\n"
         '        proxy_set_header Connection "";\n'
         "        proxy_set_header X-Request-Id $request_id;\n"
+        # Bodies are JSON, whatever a client calls them: TorchServe takes forms apart by itself, and
+        # answers 500 to one that is none.
+        "        proxy_set_header Content-Type application/json;\n"
         # Workers of an nginx that root started may not enter a folder that is only root's.
         "        proxy_max_temp_file_size 0;\n"
         "        proxy_connect_timeout 2s;\n"

@@ -95,6 +95,7 @@ class Echo(BaseHTTPRequestHandler):
         statuses = self.server.statuses.get(self.path)
         self.send_response(statuses.pop(0) if statuses else 200)
         self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Was-Of-Type", self.headers.get("Content-Type", ""))
         self.end_headers()
         self.wfile.write(answer)
 
@@ -185,6 +186,14 @@ def test_only_predictions_and_ping_pass(nginx: Nginx) -> None:
         assert refused.status_code == 403, path
         assert refused.json() == {"error": "Only predictions are served here."}
     assert len(nginx.upstream.paths) == passed
+
+
+@needs_nginx
+def test_torchserve_takes_no_form_apart(nginx: Nginx) -> None:
+    for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = nginx.ask(headers={"Content-Type": kind}, content=b'{"history": "%7"}')
+        assert answer.headers["Was-Of-Type"] == "application/json"
+        assert answer.json()["body"] == '{"history": "%7"}'
 
 
 @needs_nginx
