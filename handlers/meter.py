@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from handlers.stopwatch import Stopwatch
 
-REQUESTS, BATCHES, SECONDS = (
+REQUESTS, BATCHES, SECONDS, WITHIN = (
     "hybrid_requests_total",
     "hybrid_batches_total",
     "hybrid_stage_seconds_total",
+    "hybrid_requests_within_total",
 )
 # Unit and labels of each; all are counters. TorchServe adds the label Hostname.
 METRICS = {
     REQUESTS: ("Count", ("kind", "outcome")),
     BATCHES: ("Count", ("kind",)),
     SECONDS: ("Seconds", ("kind", "stage")),
+    WITHIN: ("Count", ("kind", "le")),
 }
+# Upper bounds in seconds, as histogram_quantile wants them. TorchServe's own histograms have fixed
+# bounds, and a line for each request.
+BOUNDS = tuple("0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 +Inf".split())
 EVERY_SECONDS = 1.0
 
 
@@ -54,11 +59,15 @@ class Meter:
         threading.Thread(target=self._write_forever, name="meter", daemon=True).start()
 
     def count(self, outcomes: list[str], watch: Stopwatch) -> None:
-        """Count a batch: the outcome of each request, and where its time went."""
+        """Count a batch: the outcome of each request, how long they took, where the time went."""
+        seconds = watch.seconds
         with self._lock:
             self._amounts[BATCHES, self.kind] += 1
             for outcome in outcomes:
                 self._amounts[REQUESTS, self.kind, outcome] += 1
+            for bound in BOUNDS:
+                if seconds <= float(bound):
+                    self._amounts[WITHIN, self.kind, bound] += len(outcomes)
             for stage, milliseconds in watch.milliseconds.items():
                 self._amounts[SECONDS, self.kind, stage] += milliseconds / 1000
 

@@ -12,6 +12,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}
+        self._start = time.perf_counter()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -22,6 +23,11 @@ class Stopwatch:
         finally:
             spent = 1000 * (time.perf_counter() - start)
             self.milliseconds[name] = self.milliseconds.get(name, 0.0) + spent
+
+    @property
+    def seconds(self) -> float:
+        """Since the watch was made."""
+        return time.perf_counter() - self._start
 
     @property
     def header(self) -> str:

@@ -244,9 +244,11 @@ def test_prometheus_reads_what_became_of_requests_and_where_the_time_went(served
 
     # The worker tells a line for each: a reader may come in between.
     spent = 'hybrid_stage_seconds_total{kind="recommend",stage="model"}'
+    ever = 'hybrid_requests_within_total{kind="recommend",le="+Inf"}'
     found = wait_until(
         lambda found: more(found, "answered") >= 2
         and more(found, "refused") >= 2
+        and found.get(ever, 0) - before.get(ever, 0) >= 4
         and found.get(spent, 0) > before.get(spent, 0)
     )
     assert found['hybrid_batches_total{kind="recommend"}'] > 0
