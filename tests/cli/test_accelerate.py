@@ -10,13 +10,13 @@ import torch
 
 from cli.environment import Environment
 from cli.learning import environment_store
-from cli.main import main
 from model_store.store import Store
 from recsys.artifact import save_model
 from recsys.data.interactions import load_interactions
 from recsys.data.synthetic import write_shop
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from tests.cli.ended import ends
 
 
 @pytest.fixture
@@ -35,18 +35,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return store
 
 
-def ends(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(["accelerate", *arguments])
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
-
-
 def test_the_result_is_shown_stored_with_its_lineage_and_becomes_the_candidate(
     store: Store, capsys: pytest.CaptureFixture
 ) -> None:
     parent = store.resolve("candidate")
-    code, out, _ = ends(capsys, "candidate", "--quantise", "int8", "--most-loss", "1")
+    code, out, _ = ends(capsys, "accelerate", "candidate", "--quantise", "int8", "--most-loss", "1")
     assert code == 0
     for row in ("size (MB)", "p50 (ms)", "p99 (ms)", "NDCG@10 (test)"):
         assert row in out
@@ -66,7 +59,7 @@ def test_a_result_that_loses_too_much_is_refused_and_not_stored(
     before = store.channels(), len(store.list())
     monkeypatch.setattr("recsys.accelerate.job.Comparison.loss", property(lambda self: 0.01))
     code, out, error = ends(
-        capsys, "candidate", "--quantise", "int8", *(["--json"] if as_json else [])
+        capsys, "accelerate", "candidate", "--quantise", "int8", *(["--json"] if as_json else [])
     )
     assert code == 1 and "NDCG@10 fell by 0.0100, more than 0.005; nothing was stored" in error
     assert (store.channels(), len(store.list())) == before
@@ -77,10 +70,10 @@ def test_a_result_that_loses_too_much_is_refused_and_not_stored(
 
 
 def test_nothing_to_do_is_wrong_usage(store: Store, capsys: pytest.CaptureFixture) -> None:
-    code, _, error = ends(capsys, "candidate")
+    code, _, error = ends(capsys, "accelerate", "candidate")
     assert code == 2 and "give --prune, --quantise or --onnx" in error
 
 
 def test_an_unknown_model_is_named(store: Store, capsys: pytest.CaptureFixture) -> None:
-    code, _, error = ends(capsys, "abcdef123", "--onnx")
+    code, _, error = ends(capsys, "accelerate", "abcdef123", "--onnx")
     assert code == 1 and "There is no model 'abcdef123'" in error

@@ -11,22 +11,15 @@ import torch
 from cli.environment import Environment
 from cli.federation import hand_out, runs_folder
 from cli.learning import store_candidate
-from cli.main import main
 from federation.in_process import run_in_process
 from recsys.artifact import save_model
 from recsys.data.interactions import load_interactions
 from recsys.data.synthetic import write_shop
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from tests.cli.ended import ends
 
 RECIPE = Recipe(dimension=8, blocks=1, heads=1, length=6, text_buckets=0)
-
-
-def ends(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
 
 
 @pytest.fixture

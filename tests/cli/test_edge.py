@@ -14,11 +14,11 @@ import torch
 from cli.edge import running
 from cli.environment import Environment
 from cli.learning import environment_store, store_model
-from cli.main import main
 from recsys.artifact import save_model
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 from stacks.settings import SHIPPED
+from tests.cli.ended import ends
 
 
 TOWER = """
@@ -47,16 +47,9 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return digest
 
 
-def ends(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(["deploy", *arguments])
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
-
-
 def test_a_bundle_is_written_tried_and_told(model: str, tmp_path: Path, capsys) -> None:
     file = tmp_path / "new" / "shop.pyz"
-    code, text, error = ends(capsys, "--edge", str(file), "--json")
+    code, text, error = ends(capsys, "deploy", "--edge", str(file), "--json")
     assert code == 0, error
     told = json.loads(text)
     assert told["model"] == model and told["requests"] == 5
@@ -75,7 +68,7 @@ def test_a_bundle_that_does_not_start_is_not_written(
     file = tmp_path / "shop.pyz"
     file.write_text("the one before")
     monkeypatch.setattr("cli.edge.HIDDEN", ("numpy",))
-    code, _, error = ends(capsys, model[7:15], "--edge", str(file))
+    code, _, error = ends(capsys, "deploy", model[7:15], "--edge", str(file))
     assert code == 1 and "does not start: " in error and "numpy" in error
     assert file.read_text() == "the one before"
     assert not list(tmp_path.glob(".edge-*"))
@@ -83,8 +76,8 @@ def test_a_bundle_that_does_not_start_is_not_written(
 
 def test_wrong_usage_is_told(model: str, tmp_path: Path, capsys) -> None:
     file = str(tmp_path / "shop.pyz")
-    code, _, error = ends(capsys, "--edge", file, "--rollback")
+    code, _, error = ends(capsys, "deploy", "--edge", file, "--rollback")
     assert code == 2 and "--rollback and --edge exclude each other" in error
     (tmp_path / "taken").write_text("")
-    code, _, error = ends(capsys, "--edge", str(tmp_path / "taken" / "shop.pyz"))
+    code, _, error = ends(capsys, "deploy", "--edge", str(tmp_path / "taken" / "shop.pyz"))
     assert code == 1 and "cannot be written (" in error

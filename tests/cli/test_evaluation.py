@@ -11,12 +11,12 @@ import torch
 
 from cli.environment import Environment
 from cli.learning import environment_store
-from cli.main import main
 from recsys.artifact import save_model
 from recsys.data.interactions import load_interactions
 from recsys.data.synthetic import write_shop
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from tests.cli.ended import ends
 
 RECIPE = Recipe(dimension=8, blocks=1, heads=1)
 
@@ -43,13 +43,6 @@ def stored(home: Path, data: Path, seed: int) -> str:
     source = {"address": str(data), "fingerprint": interactions.fingerprint()}
     store = environment_store(Environment.load("local", home))
     return store.put(artifact, lineage={"made_by": "train", "data": source})
-
-
-def ends(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
 
 
 def test_a_stored_model_is_reported_on_with_intervals_and_groups(home, shop, capsys) -> None:

@@ -14,8 +14,8 @@ from cli.application import PROJECT
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.experiment import ABORT, OPEN, PROMOTE, compare, in_words, verdict, watch
-from cli.main import main
 from cli.trials import Rules, Trial
+from tests.cli.ended import ends
 from tests.federation.servers import free_port
 
 OLD, NEW = ("sha256:" + digit * 64 for digit in "ab")
@@ -170,13 +170,6 @@ def test_a_shadow_is_told_of_and_not_promoted(environment) -> None:
     assert watch(environment, shadow, said.append) is None
     assert "A shadow decides nothing" in said[-1]
     assert trials.current(environment) == shadow
-
-
-def ends(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
 
 
 def test_show_prints_both_versions_with_intervals(environment, trial, capsys) -> None:

@@ -12,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cli.environment import Environment
 from cli.learning import environment_store, store_candidate
-from cli.main import main
 from cli.rounds import figures_of, table_of
 from model_store.store import Store
 from recsys.artifact import save_model
@@ -20,6 +19,7 @@ from recsys.data.interactions import load_interactions
 from recsys.data.synthetic import write_shop
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from tests.cli.ended import ends
 
 RECIPE = Recipe(dimension=8, blocks=1, heads=1, length=6)
 RECORDS = [
@@ -31,13 +31,6 @@ RECORDS = [
         "asked": ["north", "south"], "model": "0a1b",
     },
 ]  # fmt: skip
-
-
-def ends(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import COMMANDS, hybrid, main
+from cli.main import COMMANDS, hybrid
+from tests.cli.ended import ends
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -15,14 +16,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("HYBRID_HOME", str(tmp_path))
     return tmp_path
-
-
-def ends(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of one command."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,8 +10,8 @@ import pytest
 
 from cli.environment import Environment
 from cli.learning import environment_store, store_model
-from cli.main import main
 from model_store.store import Store
+from tests.cli.ended import ends
 
 RECIPE = {"dimension": 16, "epochs": 3}
 
@@ -43,15 +43,8 @@ def models(environment: Environment, tmp_path: Path) -> list[str]:
     return digests
 
 
-def ends(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(["models", *arguments])
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
-
-
 def asks(capsys: pytest.CaptureFixture[str], *arguments: str):
-    code, text, error = ends(capsys, *arguments, "--json")
+    code, text, error = ends(capsys, "models", *arguments, "--json")
     assert code == 0, error
     return json.loads(text)
 
@@ -61,7 +54,7 @@ def test_show_tells_signer_files_and_card(models, capsys) -> None:
     assert found["digest"] == models[1] and found["signed_by"] and not found["problem"]
     names = [file["name"] for file in found["files"]]
     assert names == ["card.md", "encoder.onnx", "items.json", "weights.safetensors"]
-    code, text, _ = ends(capsys, "show", models[1])
+    code, text, _ = ends(capsys, "models", "show", models[1])
     assert code == 0 and "signed by: " in text and "# Model card" in text
     assert f"Made from the model `{models[0]}`." in text
 
@@ -72,7 +65,7 @@ def test_list_shows_the_channels(models, capsys) -> None:
         models[0]: ["staging"],
         models[1]: [],
     }
-    assert "0.2500" in ends(capsys, "list")[1]
+    assert "0.2500" in ends(capsys, "models", "list")[1]
 
 
 def test_diff_tells_files_settings_and_metrics(models, capsys) -> None:
@@ -84,18 +77,18 @@ def test_diff_tells_files_settings_and_metrics(models, capsys) -> None:
     }
     assert found["metrics"] == {"NDCG@10": [0.25, 0.5]}
     assert list(found["recipe"]) == ["epochs"] and list(found["lineage"]) == ["parent"]
-    text = ends(capsys, "diff", *models)[1]
+    text = ends(capsys, "models", "diff", *models)[1]
     assert "NDCG@10" in text and "0.2500" in text and "encoder.onnx" in text
-    assert ends(capsys, "diff", models[0], models[0])[1] == "They do not differ.\n"
+    assert ends(capsys, "models", "diff", models[0], models[0])[1] == "They do not differ.\n"
 
 
 def test_promote_history_rollback(models, capsys, environment) -> None:
     one, two = models
     assert asks(capsys, "promote", one, "production")["before"] is None
-    code, text, error = ends(capsys, "promote", two, "production", "--expected", one[:20])
+    code, text, error = ends(capsys, "models", "promote", two, "production", "--expected", one[:20])
     assert code == 0 and "hybrid deploy production" in error
     assert text == f"Channel production points to {two[7:19]}; before, to {one[7:19]}.\n"
-    code, _, error = ends(capsys, "promote", one, "production", "--expected", one)
+    code, _, error = ends(capsys, "models", "promote", one, "production", "--expected", one)
     assert code == 1 and f"points to {two}, not to {one}" in error
     assert asks(capsys, "rollback") == {"channel": "production", "model": one, "before": two}
     moves = asks(capsys, "history", "production")
@@ -104,8 +97,8 @@ def test_promote_history_rollback(models, capsys, environment) -> None:
         (two, False),
         (one, False),
     ]
-    assert "rollback" in ends(capsys, "history", "production")[1]
-    assert ends(capsys, "rollback")[0] == 1
+    assert "rollback" in ends(capsys, "models", "history", "production")[1]
+    assert ends(capsys, "models", "rollback")[0] == 1
     log = (environment.federation / "audit.jsonl").read_text().splitlines()
     assert [json.loads(line)["model"] for line in log] == [one, two, one]
 
@@ -113,7 +106,7 @@ def test_promote_history_rollback(models, capsys, environment) -> None:
 def test_pull_fetches_into_a_new_folder(models, capsys, tmp_path) -> None:
     assert asks(capsys, "pull", models[0], str(tmp_path / "got"))["model"] == models[0]
     assert (tmp_path / "got" / "weights.safetensors").read_text() == "one" * 50
-    code, _, error = ends(capsys, "pull", models[0], str(tmp_path / "got"))
+    code, _, error = ends(capsys, "models", "pull", models[0], str(tmp_path / "got"))
     assert code == 1 and "exists already" in error
 
 
@@ -122,11 +115,11 @@ def test_verify_names_what_is_not_whole(models, capsys, environment) -> None:
     store = environment_store(environment)
     (file,) = [f for f in store.manifest(models[1]).files if f.name == "encoder.onnx"]
     (Path(environment.model_store_address) / "blobs" / file.sha256).write_text("gr4ph")
-    code, text, _ = ends(capsys, "verify", "--json")
+    code, text, _ = ends(capsys, "models", "verify", "--json")
     problems = {found["model"]: found["problem"] for found in json.loads(text)}
     assert code == 1 and problems[models[0]] is None
     assert "encoder.onnx should have SHA-256" in problems[models[1]]
-    assert ends(capsys, "verify", models[0])[0] == 0
+    assert ends(capsys, "models", "verify", models[0])[0] == 0
 
 
 def test_what_nobody_signed_is_loaded_only_once_it_is_signed(
@@ -135,10 +128,10 @@ def test_what_nobody_signed_is_loaded_only_once_it_is_signed(
     store = environment_store(environment)
     digest = Store(store.objects).put(tmp_path / "one", lineage={})
     for command in (("promote", digest, "staging"), ("pull", digest, str(tmp_path / "got"))):
-        code, _, error = ends(capsys, *command)
+        code, _, error = ends(capsys, "models", *command)
         assert code == 1 and f"hybrid models sign {digest[7:19]}" in error
     assert store.channels() == {}
-    assert ends(capsys, "sign", digest)[0] == 0
+    assert ends(capsys, "models", "sign", digest)[0] == 0
     assert asks(capsys, "promote", digest, "staging")["model"] == digest
 
 
@@ -152,7 +145,7 @@ def test_key_shows_and_rotates(models, capsys) -> None:
 
 def test_lineage_is_a_tree_a_picture_and_data(models, capsys, tmp_path) -> None:
     asks(capsys, "promote", models[1], "production")
-    code, text, _ = ends(capsys, "lineage", models[1])
+    code, text, _ = ends(capsys, "models", "lineage", models[1])
     lines = [line.strip(" │└├─") for line in text.splitlines()]
     assert code == 0 and lines[:4] == [
         "data f00d of ?",
@@ -173,7 +166,7 @@ def test_gc_tells_what_goes_and_removes_it(models, capsys, environment) -> None:
     assert asks(capsys, "gc")["models"] == []
     told = asks(capsys, "gc", "--keep-days", "0", "--dry-run")
     assert told["models"] == [models[1]] and len(asks(capsys, "list")) == 2
-    code, text, _ = ends(capsys, "gc", "--keep-days", "0")
+    code, text, _ = ends(capsys, "models", "gc", "--keep-days", "0")
     assert code == 0 and text.startswith(f"{models[1][7:19]}\n1 models and 3 files")
     assert [model["digest"] for model in asks(capsys, "list")] == [models[0]]
     assert asks(capsys, "verify")[0]["problem"] is None
@@ -182,13 +175,13 @@ def test_gc_tells_what_goes_and_removes_it(models, capsys, environment) -> None:
 def test_replicate_drill_restore(models, capsys, environment, tmp_path) -> None:
     asks(capsys, "promote", models[1], "production")
     replica = str(tmp_path / "replica")
-    code, _, error = ends(capsys, "drill")
+    code, _, error = ends(capsys, "models", "drill")
     assert code == 2 and "set model_replicas" in error
-    code, text, _ = ends(capsys, "replicate", replica)
+    code, text, _ = ends(capsys, "models", "replicate", replica)
     assert (code, text) == (0, f"{replica}: 2 models copied, 0 were there, 1 channels moved.\n")
     assert sorted(asks(capsys, "drill", replica)[replica]["restored"]) == sorted(models)
     asks(capsys, "promote", models[0], "staging")
-    code, text, _ = ends(capsys, "drill", replica)
+    code, text, _ = ends(capsys, "models", "drill", replica)
     assert code == 1 and "  staging: the replica is behind; run hybrid models replicate." in text
     shutil.rmtree(environment.model_store_address)
     assert sorted(asks(capsys, "restore", replica)[replica]["copied"]) == sorted(models)

@@ -10,9 +10,9 @@ import pytest
 
 from cli.environment import Environment
 from cli.learning import environment_store
-from cli.main import main
 from recsys.click import load_click
 from recsys.rating import load_rating
+from tests.cli.ended import ends
 
 
 @pytest.fixture
@@ -35,13 +35,6 @@ def impressions(home: Path) -> Path:
     return file
 
 
-def ends(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(["train", *arguments])
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
-
-
 def stored(home: Path, digest: str) -> Path:
     store = environment_store(Environment.load("local", home / "home"))
     assert store.channels() == {}, "channels are for what recommends"
@@ -49,7 +42,7 @@ def stored(home: Path, digest: str) -> Path:
 
 
 def test_a_rating_model_of_the_generated_shop_is_stored(home, capsys) -> None:
-    code, out, _ = ends(capsys, "--task", "rating", "--epochs", "2", "--json")
+    code, out, _ = ends(capsys, "train", "--task", "rating", "--epochs", "2", "--json")
     assert code == 0
     trained = json.loads(out)
     assert {"RMSE", "bias RMSE", "mean RMSE"} <= trained["metrics"].keys()
@@ -61,8 +54,9 @@ def test_a_click_model_learns_from_a_log_and_a_recipe_file(home, impressions, ca
     recipe = home / "recipe.yaml"
     recipe.write_text("features: [segment]\ndimension: 2\nlearning_rate: 1\n")
     code, out, _ = ends(
-        capsys, "--task", "click", "--data", str(impressions), "--recipe", str(recipe), "--json"
-    )
+        capsys, "train", "--task", "click", "--data", str(impressions), "--recipe", str(recipe),
+        "--json",
+    )  # fmt: skip
     assert code == 0
     trained = json.loads(out)
     assert trained["metrics"]["log loss"] < trained["metrics"]["constant log loss"]
@@ -80,11 +74,11 @@ def test_a_click_model_learns_from_a_log_and_a_recipe_file(home, impressions, ca
     ],
 )
 def test_what_a_task_does_not_take_is_a_usage_error(home, capsys, arguments, said) -> None:
-    code, _, error = ends(capsys, *arguments)
+    code, _, error = ends(capsys, "train", *arguments)
     assert code == 2 and said in error
 
 
 def test_too_few_ratings_are_named(home, capsys) -> None:
     (home / "ratings.csv").write_text("user,item,rating\nu,i,5\n")
-    code, _, error = ends(capsys, "--task", "rating", "--data", str(home / "ratings.csv"))
+    code, _, error = ends(capsys, "train", "--task", "rating", "--data", str(home / "ratings.csv"))
     assert code == 1 and "1 ratings are too few" in error

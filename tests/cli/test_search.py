@@ -5,20 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import main
+from tests.cli.ended import ends
+
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HYBRID_HOME", str(tmp_path / "home"))
     return tmp_path
-
-
-def ends(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
 
 
 def catalogue(folder: Path) -> Path:

@@ -12,12 +12,12 @@ import pytest
 from cli.enrolment import ROTATED, note_enrolment
 from cli.environment import Environment
 from cli.local import LocalServers
-from cli.main import main
 from federation import deployment
 from federation.credentials import issue, locate, revoke
 from federation.errors import FederationError
 from federation.site import site_commands
 from federation.site_package import write_package
+from tests.cli.ended import ends
 
 
 @pytest.fixture
@@ -29,13 +29,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def environment(home: Path) -> Environment:
     return Environment.load("local", home)
-
-
-def ends(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
 
 
 def test_a_package_holds_what_a_site_needs_and_nobody_elses_secrets(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from cli.environment import Environment
 from cli.federation import federate
 from cli.learning import environment_store
-from cli.main import main
 from model_store.factory import open_store
 from model_store.residency import ResidencyError
 from model_store.signing import Keyring
+from tests.cli.ended import ends
 
 PROJECT = Path(__file__).resolve().parents[2]
 EVENTS = "user,item,time\n" + "".join(
@@ -36,13 +36,6 @@ def private(tmp_path: Path) -> Path:
     (folder / "events.csv").write_text(EVENTS)
     (tmp_path / "vault" / ".residency").touch()
     return folder
-
-
-def ends(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
 
 
 def test_sync_copies_and_tells_conflicts(home, tmp_path, capsys):
