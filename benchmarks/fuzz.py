@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import random
-import socket
 import string
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from cli.sessions import session_store_program
 from cli.torchserve import archives_of
 from handlers.archive import build_archive
 from infra.serving_proxy import ServingProxy, serving_configuration
+from tests.federation.servers import free_port
 from tests.handlers.session_store import SessionStore
 from tests.handlers.small_models import ITEMS, small_models, small_recommender
 
@@ -143,9 +143,7 @@ def proxied(server: Server, folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.inference}"
         return
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     proxy = ServingProxy(
         address, server.inference, str(folder), requests_per_second=100_000, burst=100_000
     )

@@ -88,10 +88,15 @@ class Recommender:
         FloatingPointError
             The model gives scores that are no numbers.
         """
+        methods: dict[type, Callable[..., list[dict | Exception]]] = {
+            RecommendRequest: self._recommend,
+            SimilarRequest: self._similar,
+            VectorRequest: self._by_vector,
+        }
         answers: list[dict | Exception] = [{}] * len(requests)
         groups: dict[tuple, list[int]] = defaultdict(list)
         for place, request in enumerate(requests):
-            method = self._methods[type(request)]
+            method = methods[type(request)]
             if isinstance(request, SimilarRequest) and request.item not in self.places:
                 answers[place] = UnknownItem("The model does not know the item.")
             else:
@@ -108,14 +113,6 @@ class Recommender:
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         return answers
-
-    @property
-    def _methods(self) -> dict[type, Callable[..., list[dict | Exception]]]:
-        return {
-            RecommendRequest: self._recommend,
-            SimilarRequest: self._similar,
-            VectorRequest: self._by_vector,
-        }
 
     def _allowed(self, where: Where) -> np.ndarray | None:
         """bool[items] that pass the filters; None where there are none."""

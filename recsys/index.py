@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys.accelerate.quantise import QuantisedTable, int8_product
-from recsys.exact import ExactIndex, Found, Index, barred, best_of
 from recsys.errors import RecsysError
+from recsys.exact import ExactIndex, Found, Index, barred, best_of
 from recsys.files import write_atomically
 
 # Up to here the exact product takes about a millisecond, which no approximation is worth.
