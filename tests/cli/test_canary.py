@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from cli import canary, production, sessions, trials
 from cli.application import PROJECT
@@ -24,8 +27,10 @@ from cli.learning import environment_store
 from cli.local import LocalServers
 from cli.nginx import nginx_program
 from cli.processes import Supervisor
+from cli.torchserve import archives_of
 from cli.trials import Rules
 from model_store.errors import StoreError
+from model_store.objects import OWN
 from recsys.artifact import save_model
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
@@ -257,6 +262,32 @@ def test_a_model_with_a_wrong_hash_changes_nothing_for_anybody(service, old, new
     assert trials.current(service.environment) is None
     assert store.channels()["production"] == old
     assert set(service.answered_by().values()) == {old}
+
+
+def test_of_two_deploys_at_once_the_second_is_refused_and_leaves_nothing(service, old, new) -> None:
+    """Real processes: the first has everything but the channel, which a held store keeps from it."""
+    hybrid = [sys.executable, "-m", "cli.main", "deploy"]
+    store = environment_store(service.environment)
+    other = store.put(service.write_model(4), lineage={})
+    with FileLock(store.objects.root / OWN / "lock"):
+        first = subprocess.Popen([*hybrid, new], stderr=subprocess.PIPE, text=True)
+        assert any("switching to the new version" in line for line in first.stderr)
+        second = subprocess.run([*hybrid, other], capture_output=True, text=True)
+    assert first.wait() == 0, first.stderr.read()
+    first.stderr.close()
+    assert second.returncode == 1
+    sentence = f"Error: Environment local is in use (`hybrid deploy`, process {first.pid} of "
+    assert second.stderr.startswith(sentence) and len(second.stderr.splitlines()) == 1
+    assert store.channels()["production"] == new
+    assert [move.model for move in store.history("production")][-2:] == [old, new]
+    versions = production.serving_client(service.environment).versions()
+    assert {(version.digest, version.ready) for version in versions} == {(old, True), (new, True)}
+    archives = archives_of(production.torchserve_folder(service.environment))
+    assert {file.stem for file in archives.iterdir()} == {
+        f"recommend-{digest[7:]}" for digest in (old, new)
+    }
+    assert set(service.answered_by().values()) == {new}
+    production.deploy(service.environment, old, quietly)
 
 
 def test_a_killed_worker_loses_no_request(service, old) -> None:
