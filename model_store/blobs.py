@@ -9,7 +9,8 @@ from pathlib import Path
 from model_store.errors import StoreError
 from model_store.folder import sync_file
 from model_store.manifest import FileEntry, sha256_of
-from model_store.objects import PART, ConflictError, Objects, Transfer, disk_failed
+from model_store.objects import PART, ConflictError, Objects, Transfer, disk_failed, size_of
+from model_store.patience import SlowStoreError
 
 # A connection that breaks is no reason to fetch what has arrived again.
 ATTEMPTS = 4
@@ -65,19 +66,20 @@ def get_blob(objects: Objects, digest: str, file: FileEntry, target: Path) -> No
     Raises
     ------
     StoreError
-        It is missing, does not arrive whole, or has another hash.
+        It is missing, does not arrive whole or fast enough, or has another hash.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(ATTEMPTS):
-        before = target.stat().st_size if target.exists() else 0
+        before = size_of(target)
         try:
             if not objects.fetch(blob_key(file), target):
                 raise StoreError(f"Model {digest} is not whole: its file {file.name} is missing.")
             break
+        except SlowStoreError:
+            raise  # what is under way still writes
         except StoreError:
             # What has arrived is kept: the next attempt asks for the rest.
-            arrived = target.stat().st_size if target.exists() else 0
-            if attempt + 1 == ATTEMPTS or arrived <= before:
+            if attempt + 1 == ATTEMPTS or size_of(target) <= before:
                 raise
     got = sha256_of(target)
     if got != file.sha256:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 
-from model_store.objects import OWN, Objects
+from model_store.objects import OWN, Entry, Objects, Transfer, size_of
+from model_store.patience import SECONDS, patiently
 
 SHA256 = "hybrid-sha256"
 
@@ -17,11 +20,45 @@ class BucketObjects(Objects):
         self.scheme = scheme
         self.bucket_name = bucket
         self.endpoint = endpoint
+        self.patience = SECONDS
         self._move_to(prefix)
 
     @property
     def identity(self) -> str:
         return f"{self.address} at {self.endpoint}" if self.endpoint else self.address
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        return patiently(lambda: self._read(key), self.address, seconds=self.patience)
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        pages = self._pages(prefix)
+        while True:
+            page = patiently(lambda: next(pages, None), self.address, seconds=self.patience)
+            if page is None:
+                return
+            yield from page
+
+    def fetch(
+        self, key: str, file: Path, token: str | None = None, transfer: Transfer | None = None
+    ) -> bool:
+        return patiently(
+            lambda: self._fetch(key, file, token, transfer),
+            self.address,
+            lambda: size_of(file),
+            seconds=self.patience,
+        )
+
+    @abstractmethod
+    def _read(self, key: str) -> tuple[bytes, str] | None:
+        """What `read` does, however long it takes; so with the next two."""
+
+    @abstractmethod
+    def _pages(self, prefix: str) -> Iterator[list[Entry]]: ...
+
+    @abstractmethod
+    def _fetch(
+        self, key: str, file: Path, token: str | None, transfer: Transfer | None
+    ) -> bool: ...
 
     def above(self) -> Iterator[Objects]:
         folders = self.prefix.rstrip("/").split("/") if self.prefix else []

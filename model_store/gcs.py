@@ -32,6 +32,7 @@ from model_store.objects import (
     damaged,
     disk_failed,
     part_size,
+    size_of,
 )
 
 CONTENT = "application/octet-stream"
@@ -62,7 +63,7 @@ class GcsObjects(BucketObjects):
                 client = storage.Client()
         self.bucket = client.bucket(bucket)
 
-    def read(self, key: str) -> tuple[bytes, str] | None:
+    def _read(self, key: str) -> tuple[bytes, str] | None:
         with self._sentences():
             blob = self.bucket.get_blob(self.prefix + key)
             if blob is None:
@@ -71,7 +72,7 @@ class GcsObjects(BucketObjects):
             try:
                 data = blob.download_as_bytes(if_generation_match=blob.generation)
             except (NotFound, PreconditionFailed):
-                return self.read(key)
+                return self._read(key)
             return data, str(blob.generation)
 
     def swap(self, key: str, data: bytes, token: str | None) -> bool:
@@ -89,11 +90,11 @@ class GcsObjects(BucketObjects):
             blob = self.bucket.get_blob(self.prefix + key)
             return None if blob is None else self._entry(blob)
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def _pages(self, prefix: str) -> Iterator[list[Entry]]:
         with self._sentences():
-            for blob in self.bucket.list_blobs(prefix=self.prefix + prefix):
-                if self._listed(blob.name.removeprefix(self.prefix)):
-                    yield self._entry(blob)
+            for page in self.bucket.list_blobs(prefix=self.prefix + prefix).pages:
+                found = map(self._entry, page)
+                yield [entry for entry in found if self._listed(entry.key)]
 
     def sha256(self, key: str) -> str | None:
         with self._sentences():
@@ -136,10 +137,10 @@ class GcsObjects(BucketObjects):
                 raise damaged(self.address, key)
             return str(blob.generation)
 
-    def fetch(
-        self, key: str, file: Path, token: str | None = None, transfer: Transfer | None = None
+    def _fetch(
+        self, key: str, file: Path, token: str | None, transfer: Transfer | None
     ) -> bool:
-        have = file.stat().st_size if file.exists() else 0
+        have = size_of(file)
         with self._sentences():
             try:
                 with file.open("ab") as copy:

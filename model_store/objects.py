@@ -147,6 +147,11 @@ class Objects(ABC):
         """The folders that this one lies in, the nearest first."""
 
 
+def size_of(file: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return file.stat().st_size if file.exists() else 0
+
+
 def part_size(size: int, most: int) -> int:
     """Bytes of each part where an upload may have `most` parts: whole MiB, at least `PART`."""
     mib = 2**20

@@ -25,6 +25,7 @@ from model_store.objects import (
     damaged,
     disk_failed,
     part_size,
+    size_of,
 )
 
 MISSING = {"404", "NoSuchKey", "NotFound"}
@@ -33,7 +34,7 @@ MISSING = {"404", "NoSuchKey", "NotFound"}
 # And somebody else may have ended or given up an upload that two went on with.
 LOST = MISSING | {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload"}
 MOST_PARTS = 10_000
-CHUNK = 2**20
+CHUNK = 2**16  # small enough for a slow store to be seen at work
 
 
 class S3Objects(BucketObjects):
@@ -88,7 +89,7 @@ class S3Objects(BucketObjects):
             ),
         )
 
-    def read(self, key: str) -> tuple[bytes, str] | None:
+    def _read(self, key: str) -> tuple[bytes, str] | None:
         with self._sentences():
             answer = self._found(self.client.get_object, key)
             return None if answer is None else (answer["Body"].read(), answer["ETag"])
@@ -110,16 +111,21 @@ class S3Objects(BucketObjects):
                 return None
             return Entry(key, found["LastModified"], found["ContentLength"], found["ETag"])
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def _pages(self, prefix: str) -> Iterator[list[Entry]]:
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket_name, Prefix=self.prefix + prefix
         )
         with self._sentences():
             for page in pages:
-                for item in page.get("Contents", []):
-                    key = item["Key"].removeprefix(self.prefix)
-                    if self._listed(key):
-                        yield Entry(key, item["LastModified"], item["Size"], item["ETag"])
+                found = [
+                    (item["Key"].removeprefix(self.prefix), item)
+                    for item in page.get("Contents", [])
+                ]
+                yield [
+                    Entry(key, item["LastModified"], item["Size"], item["ETag"])
+                    for key, item in found
+                    if self._listed(key)
+                ]
 
     def sha256(self, key: str) -> str | None:
         with self._sentences():
@@ -144,10 +150,10 @@ class S3Objects(BucketObjects):
                     raise conflict(self.address, key) from None
                 raise
 
-    def fetch(
-        self, key: str, file: Path, token: str | None = None, transfer: Transfer | None = None
+    def _fetch(
+        self, key: str, file: Path, token: str | None, transfer: Transfer | None
     ) -> bool:
-        have = file.stat().st_size if file.exists() else 0
+        have = size_of(file)
         wanted = {"Range": f"bytes={have}-"} if have else {}
         with self._sentences():
             try:

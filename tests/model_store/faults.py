@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 # Given method, path and the answer's body: the bytes to send instead, or None to send nothing at
-# all until the server ends.
-Fault = Callable[[str, str, bytes], bytes | None]
+# all until the server ends, or a list of bytes that come one after the other, some in a second.
+Fault = Callable[[str, str, bytes], bytes | list[bytes] | None]
 
 
 class Between(ThreadingHTTPServer):
@@ -64,8 +64,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", str(length))
         self.end_headers()
+        if isinstance(spoilt, list):
+            self.trickle(spoilt)
+            return
         self.wfile.write(spoilt)
         self.close_connection = len(spoilt) != len(body)  # cut off: what follows never comes
+
+    def trickle(self, pieces: list[bytes]) -> None:
+        self.close_connection = True
+        for piece in pieces:
+            if self.server.ended.wait(0.05):
+                return
+            self.wfile.write(piece)
+            self.wfile.flush()
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = pass_on
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from google.cloud import storage
 from model_store.errors import StoreError
 from model_store.factory import open_store
 from model_store.objects import PART
+from model_store.patience import LEAST_BYTES, patiently
 from model_store.s3 import S3Objects
 from model_store.signing import Keyring
 from model_store.store import Store
@@ -121,6 +123,39 @@ def test_a_store_that_does_not_answer_is_asked_again_and_then_named(
     server.fault = lambda method, path, body: None
     with pytest.raises(StoreError, match="s3://.* does not work: Read timeout"):
         impatient.manifest(digest)
+
+
+# A byte now and then: no time-out of a socket ever runs out.
+@pytest.mark.parametrize("what", ["blobs", "manifests", "list"])
+def test_a_store_that_trickles_is_given_up(
+    spoilt: tuple[Store, Between], make_model: Make, tmp_path: Path, what: str
+) -> None:
+    store, server = spoilt
+    digest = store.put(make_model(), lineage={})
+
+    def trickle(method: str, path: str, body: bytes) -> bytes | list[bytes]:
+        listing = "prefix=" in path
+        wanted = listing if what == "list" else what in path and not listing
+        return [bytes([byte]) for byte in body] if method == "GET" and wanted else body
+
+    server.fault = trickle
+    store.objects.patience = 0.5
+    with pytest.raises(StoreError, match=r"The store (s3|gs)://faults-.* answers too slowly: "):
+        store.get(digest[7:30], tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_what_goes_on_fast_enough_may_last() -> None:
+    done = threading.Event()
+    sizes = iter(range(0, 10**9, LEAST_BYTES))
+
+    def arrived() -> int:
+        size = next(sizes)
+        if size == 3 * LEAST_BYTES:
+            done.set()
+        return size
+
+    assert patiently(done.wait, "s3://shop", arrived, seconds=0.01)
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
