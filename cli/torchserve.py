@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cli.errors import ServingError
 from cli.files import short_path, write_text
-from handlers.meter import METRICS
+from handlers.meter import COUNTERS, GAUGES
 
 # One stream for the supervisor, without the lines that TorchServe writes at every request.
 LOGGING = """\
@@ -181,18 +181,17 @@ def torchserve_command(
 def _metrics_configuration() -> str:
     """What GET /metrics tells: YAML, of which JSON is a part."""
 
-    def counters(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> dict[str, list]:
-        rows = [
+    def rows(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> list[dict]:
+        return [
             {"name": name, "unit": unit, "dimensions": list(labels)}
             for name, (unit, labels) in metrics.items()
         ]
-        return {"counter": rows}
 
     return json.dumps(
         {
             "dimensions": [],
-            "ts_metrics": counters(SERVER_METRICS),
-            "model_metrics": counters(METRICS),
+            "ts_metrics": {"counter": rows(SERVER_METRICS)},
+            "model_metrics": {"counter": rows(COUNTERS), "gauge": rows(GAUGES)},
         },
         indent=2,
     )

@@ -188,6 +188,7 @@ def _write_artifact(
     )
     with new_folder(run / "artifact") as folder:
         save_model(
-            folder, initial.model, initial.recipe, initial.items, metrics, initial.attributes
-        )
+            folder, initial.model, initial.recipe, initial.items, metrics, initial.attributes,
+            initial.profile,
+        )  # fmt: skip
         keep_with_model(run, folder)

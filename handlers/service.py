@@ -35,6 +35,7 @@ class Service:
         """Load the model from the unpacked archive."""
         import torch
 
+        from handlers.drift import observer_of
         from handlers.kinds import kind_in
         from handlers.meter import Meter
         from handlers.openapi import openapi_document
@@ -54,7 +55,10 @@ class Service:
         example = self.model.example()
         for size in WARM_UP:
             answers_of(self.model, [example] * size, Stopwatch())
-        self.meter = Meter(self.kind.name)
+        self.meter = Meter(self.kind.name, self.digest)
+        self.observer = observer_of(self.model, folder / "artifact")
+        if self.observer:
+            self.meter.expect(self.observer.expected)
         self.meter.start()
 
     def handle(self, data: list[dict[str, Any]], context: Context) -> list[bytes]:
@@ -82,6 +86,8 @@ class Service:
         for place, answer in zip(good, found, strict=True):
             answers[place] = answer
         self.meter.count([_outcome(answer) for answer in answers], watch)
+        if self.observer:
+            self.meter.observe(self.observer.counts(good.values(), found))
         return [
             self._written(answer, place, watch, context) for place, answer in enumerate(answers)
         ]

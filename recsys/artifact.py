@@ -1,7 +1,8 @@
 """A trained model as a folder: what the model store keeps and serving loads.
 
 ``weights.safetensors`` · ``recipe.json`` · ``items.json`` (ids by index) · ``metrics.json`` ·
-``attributes.parquet`` (see `recsys.attributes`; where the data tell any)
+``attributes.parquet`` (see `recsys.attributes`; where the data tell any) · ``profile.json`` (see
+`recsys.profile`; of a trained model and of what is made from one)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from recsys.bags import Bags
 from recsys.errors import RecsysError
 from recsys.files import write_atomically
 from recsys.model import SequentialRecommender
+from recsys.profile import Profile, read_profile, write_profile
 from recsys.recipe import Recipe
 
 
@@ -35,6 +37,7 @@ class LoadedModel:
     items: list[str]
     metrics: dict[str, Any]
     attributes: pl.DataFrame | None = None
+    profile: Profile | None = None
 
 
 def save_model(
@@ -44,6 +47,7 @@ def save_model(
     items: list[str],
     metrics: dict[str, Any],
     attributes: pl.DataFrame | None = None,
+    profile: Profile | None = None,
 ) -> Path:
     """Write the artefact; equal content gives equal bytes, and so an equal hash in the store."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +59,8 @@ def save_model(
         write_atomically(folder / f"{name}.json", lambda path, text=text: path.write_text(text))
     if attributes is not None:
         write_attributes(folder, items, attributes)
+    if profile is not None:
+        write_profile(folder, profile)
     return folder
 
 
@@ -86,7 +92,8 @@ def load_model(folder: Path | str) -> LoadedModel:
             f"{folder / 'weights.safetensors'} does not fit recipe.json and the {len(items)} ids "
             "in items.json; get the model again"
         ) from error
-    return LoadedModel(model.eval(), recipe, items, metrics, read_attributes(folder, items))
+    attributes, profile = read_attributes(folder, items), read_profile(folder, len(items))
+    return LoadedModel(model.eval(), recipe, items, metrics, attributes, profile)
 
 
 def model_of(weights: dict[str, Tensor], items: int, recipe: Recipe) -> SequentialRecommender:

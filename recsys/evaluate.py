@@ -155,7 +155,7 @@ def rank(
     users, targets, events_before = [], [], []
     evaluated = _users(split, part)
     for chosen, wanted, histories in _batches(evaluated, interactions, split, part, batch):
-        scores = model.scores(model.encode(histories), histories)
+        scores = model.scores(model.encode(histories), histories).cpu()
         if not scores.isfinite().all():
             raise RecsysError(
                 "the model's scores are not finite, so it ranks nothing: it has diverged; "

@@ -21,6 +21,7 @@ from recsys.loop import Log, Progress
 from recsys.model import SequentialRecommender
 from recsys.neighbours import neighbours
 from recsys.pretrain import pretrain
+from recsys.profile import profile_of
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
 from recsys.sharded import ShardedRecommender, unsharded
@@ -129,9 +130,9 @@ def train(
     whole = unsharded(model, recipe) if shard_items else model
     artifact = folder / "artifact"
     if workers.writes:
-        save_model(
-            artifact, whole, recipe, interactions.items, metrics, interactions.attributes
-        )
+        profile = profile_of(whole, interactions, split)
+        attributes = interactions.attributes
+        save_model(artifact, whole, recipe, interactions.items, metrics, attributes, profile)
     workers.agree(True)
     return TrainResult(artifact, metrics, epochs, time.monotonic() - began)
 

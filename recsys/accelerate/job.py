@@ -159,7 +159,9 @@ def _prune(
 
 def _write(loaded: LoadedModel, how: Acceleration, target: Path) -> None:
     model = loaded.model.folded().eval()
-    save_model(target, model, loaded.recipe, loaded.items, {}, loaded.attributes)
+    save_model(
+        target, model, loaded.recipe, loaded.items, {}, loaded.attributes, loaded.profile
+    )
     if how.quantise:
         weights = compressed(model)
         write_atomically(target / "weights.safetensors", lambda path: save_file(weights, path))

@@ -26,6 +26,7 @@ from recsys.data.interactions import load_interactions
 from recsys.data.split import leave_one_out
 from recsys.evaluate import evaluate
 from recsys.model import SequentialRecommender
+from recsys.profile import ITEMS, Profile
 from recsys.text import hash_texts
 from tests.federation.local_grid import LocalGrid, same, settings_of, start, weights
 
@@ -52,8 +53,12 @@ def test_a_model_of_item_texts_is_trained_by_sites_that_have_no_texts(
     texts = hash_texts([f"kettle number {item}" for item in loaded.items], 64)
     recipe = replace(loaded.recipe, text_buckets=64)
     model = SequentialRecommender(len(loaded.items), recipe, texts)
-    initial = save_model(tmp_path / "initial", model, recipe, loaded.items, {})
+    profile = Profile(np.zeros(len(loaded.items), np.int8), dict.fromkeys(ITEMS, np.eye(10)[0]))
+    initial = save_model(
+        tmp_path / "initial", model, recipe, loaded.items, {}, profile=profile
+    )
     start(settings_of(tmp_path / "run", replace(shop, initial=initial)), LocalGrid(shop.data))
+    assert load_model(tmp_path / "run" / "artifact").profile.shares["history"][0] == 1
     before, after = weights(initial), weights(tmp_path / "run" / "artifact")
     assert (before["text_tower.features"] == after["text_tower.features"]).all()
     assert (before["text_tower.embedding.weight"] != after["text_tower.embedding.weight"]).any()

@@ -11,12 +11,18 @@ import torch
 from recsys.artifact import save_model
 from recsys.click import ClickRecipe, save_click, train_click
 from recsys.model import SequentialRecommender
+from recsys.profile import Profile
 from recsys.rating import RatingRecipe, save_rating, train_rating
 from recsys.recipe import Recipe
 from recsys.search.ranker import save_search, train_search
 from recsys.search.towers import TowerRecipe
 
 ITEMS = [f"item-{number}" for number in range(40)]
+# The first ten items in band 0, the next in band 1 and so on.
+PROFILE = Profile(
+    np.repeat(np.arange(4, dtype=np.int8), 10),
+    {"history": np.eye(10)[0], "recommended": np.eye(10)[1]},
+)
 
 
 def small_recommender(folder: Path) -> Path:
@@ -37,7 +43,7 @@ def small_recommender(folder: Path) -> Path:
             "stock": [float(n % 3 == 0) if n < 30 else None for n in range(40)],
         }
     )
-    return save_model(folder, model, recipe, ITEMS, {}, attributes)
+    return save_model(folder, model, recipe, ITEMS, {}, attributes, PROFILE)
 
 
 def small_models(folder: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from handlers.meter import BOUNDS, WITHIN, Meter
 def test_a_request_is_within_each_bound_that_its_batch_did_not_pass(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
 ) -> None:
-    meter = Meter("recommend")
+    meter = Meter("recommend", "sha256:" + "a" * 64)
     for seconds, requests in ((0.01, 3), (0.07, 2), (9.0, 1)):
         watch = SimpleNamespace(seconds=seconds, milliseconds={})
         meter.count(["answered"] * requests, watch)

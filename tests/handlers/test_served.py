@@ -252,6 +252,10 @@ def test_prometheus_reads_what_became_of_requests_and_where_the_time_went(served
         and found.get(spent, 0) > before.get(spent, 0)
     )
     assert found['hybrid_batches_total{kind="recommend"}'] > 0
+    # item-1 is in band 0, in which are all items that users had in training.
+    same = f'kind="recommend",model="{"a" * 12}",what="history",bin="0"'
+    assert found[f"hybrid_expected_share{{{same}}}"] == 1
+    wait_until(lambda found: found.get(f"hybrid_observed_total{{{same}}}", 0) > 0)
     assert any(key.startswith("ts_inference_requests_total{") for key in found)
 
 

@@ -93,6 +93,7 @@ def test_training_beats_popularity_by_far_and_tells_what_it_does(
     loaded = load_model(result.artifact)
     assert loaded.items == shop.items
     assert loaded.metrics == result.metrics
+    assert sum(loaded.profile.shares["recommended"]) == pytest.approx(1)
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
 
 

@@ -10,6 +10,7 @@ from recsys.data.interactions import Interactions
 from recsys.data.split import leave_one_out
 from recsys.finetune import train_local
 from recsys.model import SequentialRecommender
+from recsys.profile import profile_of
 from recsys.recipe import Recipe
 from recsys.text import read_catalogue
 
@@ -22,7 +23,8 @@ def artifact(shop: Interactions, tmp_path_factory: pytest.TempPathFactory) -> Pa
     torch.manual_seed(0)
     texts = read_catalogue(shop.item_text, RECIPE.text_buckets)
     model = SequentialRecommender(len(shop.items), RECIPE, texts)
-    train_local(model, leave_one_out(shop).train, RECIPE, epochs=4, seed=0)
-    return save_model(
-        tmp_path_factory.mktemp("trained") / "model", model, RECIPE, shop.items, {"NDCG@10": 0.0}
-    )
+    split = leave_one_out(shop)
+    train_local(model, split.train, RECIPE, epochs=4, seed=0)
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    profile = profile_of(model, shop, split)
+    return save_model(folder, model, RECIPE, shop.items, {"NDCG@10": 0.0}, profile=profile)

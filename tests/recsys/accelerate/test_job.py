@@ -29,7 +29,7 @@ def test_all_of_it_at_once_gives_a_smaller_model_that_still_recommends(
     assert [step[0] for step in steps] == list(range(5)) and steps[-1][1] == 5
     names = {file.name for file in (tmp_path / "fast").iterdir()}
     assert names == {
-        "weights.safetensors", "recipe.json", "items.json", "metrics.json",
+        "weights.safetensors", "recipe.json", "items.json", "metrics.json", "profile.json",
         "acceleration.json", "encoder.onnx", "encoder.int8.onnx",
     }  # fmt: skip
     assert json.loads((tmp_path / "fast" / "metrics.json").read_text()) == done.after.metrics

@@ -1,0 +1,96 @@
+"""What a recommender is asked and what it answers, as counts to compare with its training.
+
+Items are counted by bands of popularity (see `recsys.profile`): those of histories, of events that
+are posted, and of what is recommended to users with a history where nothing is filtered. That is
+what the profile of the model tells, so that other shares mean drift.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlers.fresh import FreshRecommender
+from handlers.requests import EventsRequest, RecommendRequest, Where
+from recsys.profile import BANDS, HISTORY, RECOMMENDED, Profile, read_profile
+
+EVENTS, LENGTH = "events", "length"
+BINS = (*map(str, range(BANDS)), "unknown")
+# Lower bounds of the bins of `LENGTH`, the number of events that the model could make use of.
+LENGTHS = (50, 20, 10, 5, 2, 1, 0)
+# As many of a list as the profile tells of.
+TOP = 10
+
+# Of what, and in which bin.
+Bin = tuple[str, str]
+
+
+class Observer:
+    """Counts for one model.
+
+    Parameters
+    ----------
+    model
+        What answers.
+    profile
+        The profile of the same model.
+    """
+
+    def __init__(self, model: FreshRecommender, profile: Profile) -> None:
+        self._length, self._places = model.model.runtime.length, model.model.places
+        # An item that the model does not know has the place -1, the last one's.
+        self._bands = np.append(profile.bands, len(BINS) - 1)
+        self._shares = profile.shares
+
+    @property
+    def expected(self) -> dict[Bin, float]:
+        """The share of each bin, were all as in training; of `LENGTH` nothing is expected."""
+        history, recommended = self._shares[HISTORY], self._shares[RECOMMENDED]
+        return {
+            (what, name): share
+            for what, shares in ((HISTORY, history), (EVENTS, history), (RECOMMENDED, recommended))
+            for name, share in zip(BINS, (*shares.tolist(), 0.0), strict=True)
+        }
+
+    def counts(self, requests: Iterable[Any], answers: Iterable[Any]) -> Counter[Bin]:
+        """How often each bin was met in a batch; a request that failed counts nothing."""
+        counts: Counter[Bin] = Counter()
+        places: dict[str, list[int]] = {HISTORY: [], EVENTS: [], RECOMMENDED: []}
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer, Exception):
+                continue
+            if isinstance(request, EventsRequest):
+                places[EVENTS] += self._of(event.item for event in request.events)
+            elif isinstance(request, RecommendRequest):
+                history = self._of(request.history)
+                places[HISTORY] += history[-self._length :]
+                known = len(history) - history.count(-1) + answer.get("fresh_events", 0)
+                counts[LENGTH, str(next(bound for bound in LENGTHS if known >= bound))] += 1
+                if known and request.where == Where() and not request.diversity:
+                    places[RECOMMENDED] += self._of(row["item"] for row in answer["items"][:TOP])
+        for what, found in places.items():
+            if found:
+                bins = np.bincount(self._bands[found], minlength=len(BINS)).tolist()
+                counts |= {(what, name): count for name, count in zip(BINS, bins) if count}
+        return counts
+
+    def _of(self, items: Iterable[str]) -> list[int]:
+        return [self._places.get(item, -1) for item in items]
+
+
+def observer_of(model: Any, folder: Path) -> Observer | None:
+    """The observer of a model loaded from a folder; None where nothing is known of its training.
+
+    Raises
+    ------
+    RecsysError
+        The profile is damaged.
+    """
+    if not isinstance(model, FreshRecommender):
+        return None
+    profile = read_profile(folder, len(model.model.items))
+    return None if profile is None else Observer(model, profile)
