@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -12,7 +11,6 @@ from pathlib import Path
 
 from cli.errors import ServingError
 from cli.files import short_path, write_text
-from handlers.meter import COUNTERS, GAUGES
 
 # One stream for the supervisor, without the lines that TorchServe writes at every request.
 LOGGING = """\
@@ -34,18 +32,7 @@ received inference|Backend response time|Looping backend response|Sending respon
   </Loggers>
 </Configuration>
 """
-
-# TorchServe's own counters that are kept, with unit and labels: those of requests that never
-# reached a worker, or whose worker died, are in no handler's.
-_LABELS = ("model_name", "model_version", "hostname")
-SERVER_METRICS = {
-    "Requests2XX": ("Count", ("Level", "Hostname")),
-    "Requests4XX": ("Count", ("Level", "Hostname")),
-    "Requests5XX": ("Count", ("Level", "Hostname")),
-    "ts_inference_requests_total": ("Count", _LABELS),
-    "ts_inference_latency_microseconds": ("Microseconds", _LABELS),
-    "ts_queue_latency_microseconds": ("Microseconds", _LABELS),
-}
+METRICS = Path(__file__).resolve().parents[1] / "infra" / "monitoring" / "torchserve.yaml"
 
 
 def find_java() -> str:
@@ -125,7 +112,7 @@ def torchserve_command(
         "grpc_inference_port": grpc_port,
         "grpc_management_port": 0,
         "metrics_mode": "prometheus",
-        "metrics_config": folder / "metrics.yaml",
+        "metrics_config": METRICS,
         "disable_system_metrics": "true",
         # Only what lies in the archives folder may be registered: no URL matches this.
         "allowed_urls": "nothing",
@@ -141,7 +128,6 @@ def torchserve_command(
     }
     write_text(configuration, "".join(f"{key}={value}\n" for key, value in settings.items()))
     write_text(folder / "log4j2.xml", LOGGING)
-    write_text(folder / "metrics.yaml", _metrics_configuration())
     temporary = _temporary_folder(folder)
     command = [
         # What a killed TorchServe has unpacked is of no use to the next one.
@@ -176,25 +162,6 @@ def torchserve_command(
         "OPENBLAS_NUM_THREADS": "1",
     }
     return command, environment
-
-
-def _metrics_configuration() -> str:
-    """What GET /metrics tells: YAML, of which JSON is a part."""
-
-    def rows(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> list[dict]:
-        return [
-            {"name": name, "unit": unit, "dimensions": list(labels)}
-            for name, (unit, labels) in metrics.items()
-        ]
-
-    return json.dumps(
-        {
-            "dimensions": [],
-            "ts_metrics": {"counter": rows(SERVER_METRICS)},
-            "model_metrics": {"counter": rows(COUNTERS), "gauge": rows(GAUGES)},
-        },
-        indent=2,
-    )
 
 
 def _worker_program(folder: Path, memory_mb: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pulumi
@@ -26,9 +27,14 @@ inference_address=http://0.0.0.0:{INFERENCE}
 management_address=http://127.0.0.1:{MANAGEMENT}
 metrics_address=http://0.0.0.0:{METRICS}
 metrics_mode=prometheus
+metrics_config=/configuration/metrics.yaml
+disable_system_metrics=true
 allowed_urls=https://.*
 model_store=/work/models
 """
+METRICS_FILE = Path(__file__).with_name("monitoring") / "torchserve.yaml"
+# Where a Prometheus in the cluster is used to find what to read.
+SCRAPED = {"prometheus.io/scrape": "true", "prometheus.io/port": str(METRICS)}
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,13 @@ class Serving(pulumi.ComponentResource):
         def metadata(part: str = PART) -> dict[str, Any]:
             return {"name": part, "namespace": namespace, "labels": pods.labels(PART)}
 
-        digest = hashlib.sha256(CONFIGURATION.encode()).hexdigest()[:8]
+        files = {"config.properties": CONFIGURATION, "metrics.yaml": METRICS_FILE.read_text()}
+        digest = hashlib.sha256("".join(files.values()).encode()).hexdigest()[:8]
         # Another content is another object: pods are replaced one by one with their configuration.
         configuration = ConfigMap(
             name,
             metadata=metadata(f"{PART}-{digest}"),
-            data={"config.properties": CONFIGURATION},
+            data=files,
             opts=own,
         )
         account = ServiceAccount(
@@ -100,7 +107,7 @@ class Serving(pulumi.ComponentResource):
                     "rolling_update": {"max_unavailable": 0, "max_surge": 1},
                 },
                 "template": {
-                    "metadata": {"labels": pods.labels(PART)},
+                    "metadata": {"labels": pods.labels(PART), "annotations": SCRAPED},
                     "spec": {
                         "service_account_name": account.metadata["name"],
                         "automount_service_account_token": False,

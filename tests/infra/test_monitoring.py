@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from cli.metrics import GAUGES
-from cli.torchserve import SERVER_METRICS
 from handlers import meter
 
 HERE = Path(__file__).parent
 MONITORING = HERE.parents[1] / "infra" / "monitoring"
-TOLD = {*SERVER_METRICS, *meter.COUNTERS, *meter.GAUGES, *GAUGES}
+SERVED = yaml.safe_load((MONITORING / "torchserve.yaml").read_text())
+TOLD = {row["name"] for part in ("ts_metrics", "model_metrics") for rows in SERVED[part].values()
+        for row in rows} | set(GAUGES)  # fmt: skip
 DASHBOARDS = sorted(MONITORING.glob("*.json"))
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool is not installed"
@@ -42,6 +43,14 @@ def expressions() -> list[str]:
         for panel in json.loads(file.read_text())["panels"]:
             found += [target["expr"] for target in panel["targets"]]
     return found
+
+
+def test_torchserve_passes_on_what_the_handlers_tell():
+    for kind, metrics in (("counter", meter.COUNTERS), ("gauge", meter.GAUGES)):
+        assert SERVED["model_metrics"][kind] == [
+            {"name": name, "unit": unit, "dimensions": list(labels)}
+            for name, (unit, labels) in metrics.items()
+        ]
 
 
 def test_rules_and_panels_ask_only_for_metrics_that_are_told():

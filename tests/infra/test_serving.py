@@ -30,6 +30,17 @@ def test_the_management_port_is_reachable_from_within_the_pod_only(seen):
     assert opened == {port["port"] for port in ports} == allowed == {8080, 8082}
 
 
+def test_prometheus_finds_the_metrics_of_the_handlers(seen):
+    data = seen.only("kubernetes:core/v1:ConfigMap")["data"]
+    assert "metrics_config=/configuration/metrics.yaml" in data["config.properties"]
+    assert "hybrid_requests_total" in data["metrics.yaml"]
+    (configuration, *_) = pod(seen)["volumes"]
+    name = seen.only("kubernetes:core/v1:ConfigMap")["metadata"]["name"]
+    assert configuration == {"name": "configuration", "configMap": {"name": name}}
+    template = seen.only("kubernetes:apps/v1:Deployment")["spec"]["template"]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == "8082"
+
+
 def test_pods_run_restricted(seen):
     assert pod(seen)["securityContext"]["runAsNonRoot"] is True
     assert pod(seen)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
