@@ -9,11 +9,12 @@ from cli.application import Progress
 from cli.checkpoint import recorded
 from cli.environment import Environment
 from cli.errors import CommandError
+from infra.azure_blobs import UnseenError, blob_holding
 from infra.azure_cloud import Azure
 from infra.clients import Aws, Gcs
 from infra.faults import told
 from infra.gcp_cloud import GoogleCloud
-from infra.holdings import Holding, empty_gcs, empty_s3, gcs_holding, s3_holding
+from infra.holdings import empty_gcs, empty_s3, gcs_holding, s3_holding
 from infra.listers import Found, list_aws, list_gcs
 from infra.removal import drain, remove, strip
 
@@ -29,8 +30,8 @@ class Teardown:
     ----------
     aws, gcs
         None where the environment has nothing there.
-    unseen
-        Stores in the state whose objects nobody can list from here.
+    accounts
+        Names of the storage accounts in the state, which go with it whatever tags they have.
     machines
         The cloud that has the machines and networks, if that is not AWS.
     """
@@ -39,7 +40,7 @@ class Teardown:
     aws: Aws | None
     gcs: Gcs | None
     progress: Progress
-    unseen: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
     machines: GoogleCloud | Azure | None = None
 
     @classmethod
@@ -85,27 +86,22 @@ class Teardown:
         CommandError
             Says what each store holds. Nothing has been changed by then.
         """
-        if self.unseen and not delete:
-            raise CommandError(
-                f"Storage account {', '.join(self.unseen)} goes with all that it holds, which "
-                "cannot be seen from here. Nothing was torn down: copy what you need, then run "
-                f"hybrid down {self.environment} --delete-data."
-            )
         stores = self.found("s3", "gcs")
-        holdings = [holding for store in stores if (holding := self._holding(store))]
-        if holdings and not delete:
-            raise CommandError(
-                f"{'; '.join(map(str, holdings))}. Nothing was torn down: copy what you need, then "
-                f"run hybrid down {self.environment} --delete-data."
-            )
-        if delete:
-            for holding in holdings:
-                self.progress(0, STEPS, f"deleting what {holding.address} holds")
-            for store in stores:
-                if store.service == "s3":
-                    empty_s3(self.aws, store.identity)
-                else:
-                    empty_gcs(self.gcs, store.identity)
+        if not delete:
+            with told():
+                held = [*map(self._contents, stores), *map(self._blobs, self.accounts)]
+            if said := "; ".join(filter(None, held)):
+                raise CommandError(
+                    f"{said}. Nothing was torn down: copy what you need, then run hybrid down "
+                    f"{self.environment} --delete-data."
+                )
+            return
+        for store in stores:  # a storage account takes along what it holds
+            self.progress(0, STEPS, f"deleting what {store.name} holds")
+            if store.service == "s3":
+                empty_s3(self.aws, store.identity)
+            else:
+                empty_gcs(self.gcs, store.identity)
 
     def drain_groups(self) -> None:
         """Bring every group to zero instances."""
@@ -159,7 +155,15 @@ class Teardown:
                 f"Remove it with hybrid orphans {self.environment} --remove."
             )
 
-    def _holding(self, store: Found) -> Holding | None:
+    def _contents(self, store: Found) -> str:
+        """What a bucket holds; empty where that is nothing."""
         if store.service == "s3":
-            return s3_holding(self.aws, store.identity)
-        return gcs_holding(self.gcs, store.identity)
+            return str(s3_holding(self.aws, store.identity) or "")
+        return str(gcs_holding(self.gcs, store.identity) or "")
+
+    def _blobs(self, account: str) -> str:
+        """What a storage account holds, or why it does not tell; empty where that is nothing."""
+        try:
+            return str(blob_holding(self.machines.authorised, account) or "")
+        except UnseenError as error:
+            return str(error)

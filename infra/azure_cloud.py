@@ -1,6 +1,7 @@
 """What an environment has on Azure: its resource group, and all that is in it or carries its tags.
 
 Asked over Azure Resource Manager's REST API, which lists resources of every kind in one call.
+What a storage account holds is in `infra.azure_blobs`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential
 
+from infra.azure_blobs import BLOB_HOSTS, STORAGE
 from infra.cloud_http import keep_trying, reason
 from infra.listers import Found
 from infra.removal import RemovalError
@@ -67,7 +70,7 @@ class Azure:
             if each.kind != "resource group":
                 raise RemovalError(f"There is no way known to remove {each}: remove it by hand.")
             address = f"{MANAGER}{each.identity}"
-            answer = self._session.delete(address, params=API)
+            answer = self.authorised.delete(address, params=API)
             if not answer.ok and answer.status_code != 404:
                 raise RemovalError(f"{each} cannot be removed: {reason(answer)}")
             self._await(each, address)
@@ -80,7 +83,7 @@ class Azure:
             stop=stop_after_delay(PATIENCE_SECONDS),
         )
         try:
-            there(self._session.get, address, params=API)
+            there(self.authorised.get, address, params=API)
         except RetryError:
             minutes = PATIENCE_SECONDS / 60
             raise RemovalError(
@@ -97,14 +100,15 @@ class Azure:
     def _pages(self, address: str) -> Iterator[Mapping[str, Any]]:
         parameters: Mapping[str, str] = API
         while address:
-            answer = self._session.get(address, params=parameters)
+            answer = self.authorised.get(address, params=parameters)
             answer.raise_for_status()
             page = answer.json()
             yield from page["value"]
             address, parameters = page.get("nextLink") or "", {}
 
     @cached_property
-    def _session(self) -> Any:
+    def authorised(self) -> Any:
+        """A session that Azure knows, for storage accounts as well."""
         if self.session is not None:
             return self.session
         import requests
@@ -122,6 +126,8 @@ class _Bearer:
         self._credential = credential
 
     def __call__(self, request: Any) -> Any:
-        token = self._credential.get_token(f"{MANAGER}/.default").token
+        of_store = urlsplit(request.url).hostname.endswith(BLOB_HOSTS)
+        scope = STORAGE if of_store else MANAGER
+        token = self._credential.get_token(f"{scope}/.default").token
         request.headers["Authorization"] = f"Bearer {token}"
         return request

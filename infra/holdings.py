@@ -21,7 +21,7 @@ class Holding:
     Parameters
     ----------
     address
-        ``s3://bucket`` or ``gs://bucket``.
+        ``s3://bucket``, ``gs://bucket``, or ``https://…`` of a storage account on Azure.
     objects, bytes
         How many there are, and their size together; replaced versions count too.
     newest
@@ -55,13 +55,13 @@ def s3_holding(aws: Aws, bucket: str) -> Holding | None:
         for page in aws("s3").get_paginator("list_object_versions").paginate(Bucket=bucket)
         for each in page.get("Versions") or ()
     )
-    return _holding(f"s3://{bucket}", versions)
+    return holding_of(f"s3://{bucket}", versions)
 
 
 def gcs_holding(gcs: Gcs, bucket: str) -> Holding | None:
     """What a Cloud Storage bucket holds; None where it is empty."""
     blobs = gcs.client().list_blobs(bucket, versions=True)
-    return _holding(f"gs://{bucket}", ((b.name, b.size or 0, b.updated) for b in blobs))
+    return holding_of(f"gs://{bucket}", ((b.name, b.size or 0, b.updated) for b in blobs))
 
 
 def empty_s3(aws: Aws, bucket: str) -> None:
@@ -88,7 +88,8 @@ def empty_gcs(gcs: Gcs, bucket: str) -> None:
             continue
 
 
-def _holding(address: str, objects: Iterator[tuple[str, int, datetime]]) -> Holding | None:
+def holding_of(address: str, objects: Iterator[tuple[str, int, datetime]]) -> Holding | None:
+    """What a store holds, given key, size in bytes and time of each object; None where nothing."""
     listed: Iterable[tuple[str, int, datetime]] = list(objects)
     if not listed:
         return None

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
+import responses
+from responses import matchers
 
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.teardown import AZURE_ACCOUNT, Teardown
+from infra.azure_cloud import Azure
 from infra.faults import CloudError
 from infra.listers import Found
 from stacks.settings import SHIPPED, load_settings
@@ -42,20 +47,76 @@ def record(folder: Path, stack: str, kind: str, **outputs: str) -> None:
     file.write_text(json.dumps({"checkpoint": {"latest": {"resources": [resource]}}}))
 
 
-def test_an_azure_store_goes_only_with_consent_since_nobody_sees_what_it_holds(
-    environment, tmp_path
-):
+STORE = "https://hybridproduction1a2b3c4.blob.core.windows.net"
+LISTED = """<?xml version="1.0" encoding="utf-8"?><EnumerationResults>{}<NextMarker>{}</NextMarker>
+</EnumerationResults>"""
+BLOB = """<Blobs><Blob><Name>{}</Name><VersionId>v</VersionId><Properties>
+<Last-Modified>{} GMT</Last-Modified><Content-Length>{}</Content-Length></Properties></Blob></Blobs>"""
+
+
+@pytest.fixture
+def azure(environment, tmp_path):
+    """An environment on Azure with a storage account in its state."""
     state = tmp_path / "production-azure" / "state"
     record(state, "production-azure.cloud", AZURE_ACCOUNT, name="hybridproduction1a2b3c4")
     teardown = Teardown.of(environment("azure"), silent)
+    with responses.RequestsMock() as server:
+        yield replace(teardown, machines=Azure("s", requests.Session())), server
+
+
+def asked(server: responses.RequestsMock, path: str, answer: str, **query: str) -> None:
+    """Let the account answer a question, which must say how the API is meant."""
+    server.get(
+        f"{STORE}{path}", body=b"\xef\xbb\xbf" + answer.encode(),
+        match=[matchers.query_param_matcher({"comp": "list", **query}),
+               matchers.header_matcher({"x-ms-version": "2021-12-02"})],
+    )  # fmt: skip
+
+
+def test_an_azure_store_tells_what_it_holds_page_by_page_and_stays(azure):
+    teardown, server = azure
+    container = "<Containers><Container><Name>models</Name></Container></Containers>"
+    asked(server, "/", LISTED.format(container, ""))
+    versions = {"restype": "container", "include": "versions"}
+    model = f"manifests/{'0' * 64}.json"
+    first = BLOB.format(model, "Sun, 01 Nov 2026 10:00:00", 400)
+    second = BLOB.format("channels/production", "Tue, 03 Nov 2026 11:30:00", 1800)
+    asked(server, "/models", LISTED.format(first, "2"), **versions)
+    asked(server, "/models", LISTED.format(second, ""), **versions, marker="2")
     with pytest.raises(CommandError) as refused:
         teardown.protect_data(delete=False)
     assert str(refused.value) == (
-        "Storage account hybridproduction1a2b3c4 goes with all that it holds, which cannot be seen "
-        "from here. Nothing was torn down: copy what you need, then run hybrid down "
+        f"{STORE} holds 2 objects of 2.2 kB, the newest of 2026-11-03 11:30 UTC, among them 1 model "
+        "(channels: production). Nothing was torn down: copy what you need, then run hybrid down "
         "production-azure --delete-data."
     )
-    teardown.protect_data(delete=True)
+
+
+def test_an_empty_azure_store_goes_without_consent(azure):
+    teardown, server = azure
+    asked(server, "/", LISTED.format("<Containers />", ""))
+    teardown.protect_data(delete=False)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "why"),
+    [
+        ({"status": 403, "headers": {"x-ms-error-code": "AuthorizationFailure"}},
+         "AuthorizationFailure"),
+        ({"body": requests.ConnectionError("no such host")}, "it cannot be reached"),
+    ],
+)  # fmt: skip
+def test_an_azure_store_that_does_not_tell_goes_only_with_consent(azure, refusal, why):
+    teardown, server = azure
+    server.get(STORE, **refusal)
+    with pytest.raises(CommandError) as refused:
+        teardown.protect_data(delete=False)
+    assert str(refused.value) == (
+        f"Storage account hybridproduction1a2b3c4 does not show what it holds ({why}): it answers "
+        "from a site's address only, and whoever has the role 'Storage Blob Data Reader'. Nothing "
+        "was torn down: copy what you need, then run hybrid down production-azure --delete-data."
+    )
+    teardown.protect_data(delete=True)  # asks nothing
 
 
 def test_on_azure_and_google_cloud_nobody_asks_aws(environment):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -73,3 +74,18 @@ def test_what_is_in_no_group_of_ours_and_what_is_locked_is_named(azure):
     locked = Found("azure", "resource group", f"{AT}/resourcegroups/locked", "locked")
     with pytest.raises(RemovalError, match="it has a lock"):
         azure.remove([locked])
+
+
+def test_a_store_gets_a_token_of_its_own_and_nobody_gets_anothers(monkeypatch):
+    class Credential:
+        def get_token(self, scope: str):
+            return SimpleNamespace(token=scope)
+
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", Credential)
+    session = Azure("s").authorised
+    for address, scope in (
+        ("https://a.blob.core.windows.net/models", "https://storage.azure.com/.default"),
+        (f"{MANAGER}{AT}/resources", "https://management.azure.com/.default"),
+    ):
+        signed = session.prepare_request(requests.Request("GET", address))
+        assert signed.headers["Authorization"] == f"Bearer {scope}"
