@@ -13,7 +13,7 @@ from infra.holdings import Holding, holding_of
 STORAGE = "https://storage.azure.com"  # whom a token must be for
 BLOB_HOSTS = ".blob.core.windows.net"
 READER = "Storage Blob Data Reader"
-_VERSION = {"x-ms-version": "2021-12-02"}  # of the API; older ones take no token or tell no versions
+_VERSION = {"x-ms-version": "2021-12-02"}  # of the API
 
 
 class UnseenError(Exception):

@@ -15,7 +15,7 @@ class CloudError(Exception):
     exit_code = 1
 
 
-# Error code, the quota's name as Service Quotas has it, its service and code there.
+# Of AWS: error code, the quota's name as Service Quotas has it, its service and code there.
 _QUOTAS = (
     ("VpcLimitExceeded", "VPCs per Region", "vpc", "L-F678F1CE"),
     ("InternetGatewayLimitExceeded", "Internet gateways per Region", "vpc", "L-A4707A72"),
@@ -32,8 +32,45 @@ _QUOTAS = (
     ("TooManyBuckets", "General purpose buckets", "s3", "L-DC2B2D3D"),
 )  # fmt: skip
 
-_OTHER_QUOTA = r"\b\w*(?:LimitExceeded|QuotaExceeded)\w*\b"
-_THROTTLED = r"\b(?:Throttling\w*|ThrottledException|RequestLimitExceeded|TooManyRequests\w*|SlowDown)\b"
+# What Google Cloud and Azure say of a quota: they name it themselves, with its limit.
+_ASK_GOOGLE = (
+    "ask for more on the console's page IAM & Admin > Quotas, or free some, then run the same "
+    "command, which goes on from here."
+)
+_ASK_AZURE = _ASK_GOOGLE.replace("console's page IAM & Admin >", "portal's page")
+_NAMED_QUOTAS = (
+    (
+        r"Quota '(?P<name>[^']+)' exceeded\.\s+Limit: (?P<limit>\d+)(?:\.\d+)? "
+        r"(?P<place>globally|in \w+ [\w-]+)",
+        "Google Cloud's quota {name!r} allows {limit} {place}: " + _ASK_GOOGLE,
+    ),
+    (
+        r"quota metrics exceed quota limits: (?P<name>[\w./]+)",
+        "Google Cloud's quota {name!r} is used up: " + _ASK_GOOGLE,
+    ),
+    (
+        r"limit '(?P<name>[^']+ per [^']+)' of service '(?P<service>[^']+)'",
+        "Google Cloud throttles calls to {service} ({name!r}): wait some minutes, then run the "
+        "same command, which goes on from here.",
+    ),
+    (
+        r"(?s)exceeding approved (?P<name>[\w ]+?) quota\b.{,99}?Location: (?P<place>\w+), "
+        r"Current Limit: (?P<limit>\d+), Current Usage: (?P<used>\d+), "
+        r"Additional Required: (?P<more>\d+)",
+        "Azure's quota {name!r} allows {limit} in {place}, {used} are in use and {more} more are "
+        "wanted: " + _ASK_AZURE,
+    ),
+    (
+        r"(?s)CountLimitReached\b.{,40}?Cannot create more than (?P<limit>\d+) "
+        r"(?P<name>[\w ]+?) for ",
+        "Azure's quota of {name} allows {limit} in this region: " + _ASK_AZURE,
+    ),
+)
+_OTHER_QUOTA = r"\b\w*(?:LimitExceeded|[Qq]uotaExceeded|QUOTA_EXCEEDED)\w*\b"
+_THROTTLED = (
+    r"\b(?:Throttling\w*|ThrottledException|RequestLimitExceeded|TooManyRequests\w*|SlowDown|"
+    r"rateLimitExceeded|RATE_LIMIT_EXCEEDED)\b"
+)
 _ADVICE = (
     (
         r"\b(?:ExpiredToken\w*|RequestExpired|TokenRefreshRequired)\b|[Tt]oken .*has expired",
@@ -59,8 +96,8 @@ _ADVICE = (
     ),
     (
         _THROTTLED,
-        f"AWS throttles these calls, also after {ATTEMPTS} attempts with growing waits: wait some "
-        "minutes, then run the same command, which goes on from here.",
+        f"The cloud throttles these calls, also after {ATTEMPTS} attempts with growing waits: wait "
+        "some minutes, then run the same command, which goes on from here.",
     ),
     (
         r"unsupported checkpoint version|newer than what this version of the Pulumi CLI",
@@ -72,6 +109,9 @@ _ADVICE = (
 
 def explain(text: str) -> str | None:
     """One sentence on what to do about a failure, told from its error code; None if unknown."""
+    for pattern, sentence in _NAMED_QUOTAS:
+        if found := re.search(pattern, text):
+            return sentence.format(**found.groupdict())
     for pattern, advice in _ADVICE:
         if re.search(pattern, text):
             return advice
@@ -84,8 +124,9 @@ def explain(text: str) -> str | None:
             )
     if other := re.search(_OTHER_QUOTA, text):
         return (
-            f"A quota of the account is used up ({other[0]}): find it with aws service-quotas "
-            "list-service-quotas, and ask for more there, or free some."
+            f"A quota of the account is used up ({other[0]}): find it in the cloud's list of "
+            "quotas (of AWS: aws service-quotas list-service-quotas), and ask for more there, or "
+            "free some."
         )
     return None
 

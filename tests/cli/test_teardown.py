@@ -50,7 +50,7 @@ def record(folder: Path, stack: str, kind: str, **outputs: str) -> None:
 STORE = "https://hybridproduction1a2b3c4.blob.core.windows.net"
 LISTED = """<?xml version="1.0" encoding="utf-8"?><EnumerationResults>{}<NextMarker>{}</NextMarker>
 </EnumerationResults>"""
-BLOB = """<Blobs><Blob><Name>{}</Name><VersionId>v</VersionId><Properties>
+BLOB = """<Blobs><Blob><Name>{}</Name><Properties>
 <Last-Modified>{} GMT</Last-Modified><Content-Length>{}</Content-Length></Properties></Blob></Blobs>"""
 
 
@@ -86,8 +86,8 @@ def test_an_azure_store_tells_what_it_holds_page_by_page_and_stays(azure):
     with pytest.raises(CommandError) as refused:
         teardown.protect_data(delete=False)
     assert str(refused.value) == (
-        f"{STORE} holds 2 objects of 2.2 kB, the newest of 2026-11-03 11:30 UTC, among them 1 model "
-        "(channels: production). Nothing was torn down: copy what you need, then run hybrid down "
+        f"{STORE} holds 2 objects of 2.2 kB, the newest of 2026-11-03 11:30 UTC, among them 1 "
+        "model (channels: production). Nothing was torn down: copy what you need, then run hybrid down "
         "production-azure --delete-data."
     )
 

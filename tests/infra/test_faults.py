@@ -22,11 +22,66 @@ from infra.faults import CloudError, explain, told
         ("InvalidClientTokenId: The security token", "does not know these credentials"),
         ("RequestLimitExceeded: Request limit exceeded.", "throttles"),
         ("Throttling: Rate exceeded", "throttles"),
+        ("googleapi: Error 403: too many, rateLimitExceeded", "The cloud throttles"),
+        ("Code=QuotaExceeded Message=no more", "used up (QuotaExceeded): find it in the cloud's"),
         ("failed to load checkpoint: unsupported checkpoint version 99", "A newer engine wrote"),
     ],
 )
 def test_a_known_refusal_says_what_to_do(said, told_of):
     assert told_of in explain(said)
+
+
+GOOGLE = (
+    "ask for more on the console's page IAM & Admin > Quotas, or free some, then run the same "
+    "command, which goes on from here."
+)
+AZURE = (
+    "ask for more on the portal's page Quotas, or free some, then run the same command, which goes "
+    "on from here."
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            "googleapi: Error 403: Quota 'NVIDIA_L4_GPUS' exceeded.  Limit: 0.0 in region "
+            "europe-west3., quotaExceeded",
+            f"Google Cloud's quota 'NVIDIA_L4_GPUS' allows 0 in region europe-west3: {GOOGLE}",
+        ),
+        (
+            "'code': 'QUOTA_EXCEEDED', 'message': \"Quota 'GPUS_ALL_REGIONS' exceeded. Limit: 1.0 "
+            'globally."',
+            f"Google Cloud's quota 'GPUS_ALL_REGIONS' allows 1 globally: {GOOGLE}",
+        ),
+        (
+            "The following quota metrics exceed quota limits: aiplatform.googleapis.com/l4_gpus",
+            f"Google Cloud's quota 'aiplatform.googleapis.com/l4_gpus' is used up: {GOOGLE}",
+        ),
+        (
+            "Quota exceeded for quota metric 'Queries' and limit 'Queries per minute' of service "
+            "'compute.googleapis.com' for consumer 'project_number:1'., rateLimitExceeded",
+            "Google Cloud throttles calls to compute.googleapis.com ('Queries per minute'): wait "
+            "some minutes, then run the same command, which goes on from here.",
+        ),
+        (
+            "unexpected status 409 (409 Conflict) with error: OperationNotAllowed: Operation "
+            "could not be completed as it results in exceeding approved standardNCASv3_T4Family Cores "
+            "quota. Additional details - Deployment Model: Resource Manager, Location: westeurope, "
+            "Current Limit: 8, Current Usage: 4, Additional Required: 16, (Minimum) New Limit "
+            "Required: 20. Code: QuotaExceeded",
+            "Azure's quota 'standardNCASv3_T4Family Cores' allows 8 in westeurope, 4 are in use and "
+            f"16 more are wanted: {AZURE}",
+        ),
+        (
+            '"code": "PublicIPCountLimitReached",\n "message": "Cannot create more than 10 public '
+            'IP addresses for this subscription in this region."',
+            f"Azure's quota of public IP addresses allows 10 in this region: {AZURE}",
+        ),
+    ],
+)
+def test_a_quota_of_google_cloud_or_azure_is_said_with_its_name_limit_and_place(said, sentence):
+    assert explain(said) == sentence
 
 
 @pytest.mark.parametrize("said", ["", "InvalidVpcID.NotFound", "the VPC's limit is unknown"])
