@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.tracing import step, trace_command
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
@@ -45,7 +47,9 @@ class Application:
         """Settings and folder of an environment; SettingsError where there is none of that name."""
         from cli.environment import Environment
 
-        return Environment.load(name, self.home)
+        environment = Environment.load(name, self.home)
+        trace_command(environment)
+        return environment
 
     @cached_property
     def messages(self) -> Console:
@@ -88,6 +92,11 @@ class Application:
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
         """Give a function (done, total, text): a bar on a terminal, plain lines elsewhere."""
+        with step(label), self._shown(label) as advance:
+            yield advance
+
+    @contextmanager
+    def _shown(self, label: str) -> Iterator[Progress]:
         if not sys.stderr.isatty():
             yield self._plain_progress(label)
             return

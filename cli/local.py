@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from cli import serving_proxy, sessions, trials
+from cli import serving_proxy, sessions, tracing, trials
 from cli.enrolment import note_enrolment
 from cli.environment import Environment
 from cli.fleet_proxy import proxy_command
@@ -97,7 +97,9 @@ class LocalServers:
                 {f"ports.torchserve.{k}": v
                  for k, v in ports.torchserve.model_dump(exclude={"public"}).items()},
                 torchserve_client.ready,
-                torchserve_environment | sessions.handler_variables(self.environment),
+                torchserve_environment
+                | sessions.handler_variables(self.environment)
+                | tracing.handler_variables(self.environment.settings.tracing),
             ),
             Part(
                 "superlink",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from cli.errors import ServingError
+from cli.tracing import trace_headers
 
 if TYPE_CHECKING:
     import httpx
@@ -120,7 +121,7 @@ class ServingClient:
         version = f"/{digest.removeprefix('sha256:')}" if digest else ""
         url = f"{self.inference_url}/predictions/{MODEL}{version}"
         body = {"history": history, "k": k, "exclude_seen": exclude_seen}
-        headers = {}
+        headers = trace_headers()
         if user:
             body["user"] = user
             headers["X-User"] = quote(user)

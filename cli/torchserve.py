@@ -12,14 +12,20 @@ from pathlib import Path
 from cli.errors import ServingError
 from cli.files import short_path, write_text
 
-# One stream for the supervisor, without the lines that TorchServe writes at every request.
+# One stream of JSON lines for the supervisor, without those that TorchServe writes at every request;
+# what a handler logs is such a line already.
 LOGGING = """\
 <Configuration status="error">
   <Appenders>
-    <Console name="console">
-      <PatternLayout pattern="%d{ISO8601} %-5p %c{1} %m%n"/>
-      <RegexFilter onMatch="DENY" onMismatch="NEUTRAL" regex="(?s).*(\\[METRICS\\]|Backend \
+    <Console name="server">
+      <PatternLayout alwaysWriteExceptions="false" pattern='{"time": "%d{ISO8601_OFFSET_DATE_TIME_HHCMM}", \
+"level": "%p", "logger": "%c{1}", "message": "%enc{%m%xEx}{JSON}"}%n'/>
+      <RegexFilter onMatch="DENY" onMismatch="NEUTRAL" regex="(?s)\\{.*|.*(\\[METRICS\\]|Backend \
 received inference|Backend response time|Looping backend response|Sending response for job).*"/>
+    </Console>
+    <Console name="handlers">
+      <PatternLayout pattern="%m%n"/>
+      <RegexFilter onMatch="ACCEPT" onMismatch="DENY" regex="(?s)\\{.*"/>
     </Console>
   </Appenders>
   <Loggers>
@@ -28,7 +34,7 @@ received inference|Backend response time|Looping backend response|Sending respon
     <Logger name="ACCESS_LOG" level="warn"/>
     <Logger name="MODEL_METRICS" level="off"/>
     <Logger name="TS_METRICS" level="off"/>
-    <Root level="info"><AppenderRef ref="console"/></Root>
+    <Root level="info"><AppenderRef ref="server"/><AppenderRef ref="handlers"/></Root>
   </Loggers>
 </Configuration>
 """

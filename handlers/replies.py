@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -14,7 +15,9 @@ from handlers.requests import EventsRequest, VectorRequest
 if TYPE_CHECKING:
     from handlers.kinds import Answerer, Kind
     from handlers.stopwatch import Stopwatch
+    from handlers.tracing import Origin
 
+LOG = logging.getLogger(__name__)
 Answer = dict[str, Any] | Exception
 
 
@@ -42,8 +45,13 @@ def accepted(kind: Kind, body: Any, digest: str, request_id: str | None) -> Any:
     return request
 
 
-def answers_of(model: Answerer, requests: list[Any], watch: Stopwatch) -> list[Answer]:
-    """An answer a request, or what kept it from being answered; MemoryError where there is none."""
+def answers_of(
+    model: Answerer, requests: list[Any], watch: Stopwatch, origins: Iterable[Origin] = ()
+) -> list[Answer]:
+    """An answer a request, or what kept it from being answered; MemoryError where there is none.
+
+    A failure is logged with the ids that the requests came with.
+    """
     if not requests:
         return []
     try:
@@ -52,7 +60,11 @@ def answers_of(model: Answerer, requests: list[Any], watch: Stopwatch) -> list[A
         raise  # TorchServe answers 507
     except Exception as error:
         # Whatever goes wrong in the model, the server stays up and clients get an answer.
-        logging.exception("The model failed on a batch of %d requests", len(requests))
+        ids = {
+            "request_ids": [origin.request_id for origin in origins if origin.request_id],
+            "trace_ids": [origin.trace_id for origin in origins if origin.trace_id],
+        }
+        LOG.exception("The model failed on a batch of %d requests", len(requests), extra=ids)
         return [error] * len(requests)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ class Service:
         from handlers.openapi import openapi_document
         from handlers.replies import answers_of
         from handlers.stopwatch import Stopwatch
+        from handlers.tracing import open_tracer
 
         folder = Path(context.system_properties["model_dir"])
         self.digest = f"sha256:{context.manifest['model']['modelVersion']}"
@@ -52,9 +54,11 @@ class Service:
         torch.set_num_threads(1)
         # TorchServe's worker logs lines for each batch, which the server reads and throws away.
         logging.getLogger().addFilter(_worth_a_line)
+        log_as_json()
         example = self.model.example()
         for size in WARM_UP:
             answers_of(self.model, [example] * size, Stopwatch())
+        self.tracer = open_tracer(self.kind.name, self.digest)
         self.meter = Meter(self.kind.name, self.digest)
         self.observer = observer_of(self.model, folder / "artifact")
         if self.observer:
@@ -66,26 +70,33 @@ class Service:
         from handlers.errors import Refused
         from handlers.replies import accepted, answers_of
         from handlers.stopwatch import Stopwatch
+        from handlers.tracing import Origin
 
         watch = Stopwatch()
         answers: list[Any] = [None] * len(data)
         good: dict[int, Any] = {}
+        headers = [context.get_all_request_header(place) for place in range(len(data))]
+        origins = [Origin.of(received) for received in headers]
         with watch("parse"):
             for place, row in enumerate(data):
-                headers = context.get_all_request_header(place)
-                if "application/openapi+json" in _header(headers, "accept"):
+                if "application/openapi+json" in _accepted_types(headers[place]):
                     continue
                 body = row.get("body", row.get("data"))
-                # The proxy sends it again with the same id where a worker died.
-                request_id = _header(headers, "x-request-id")
                 try:
-                    good[place] = accepted(self.kind, body, self.digest, request_id)
+                    good[place] = accepted(
+                        self.kind, body, self.digest, origins[place].request_id
+                    )
                 except Refused as error:
                     answers[place] = error
-        found = answers_of(self.model, list(good.values()), watch)
+        found = answers_of(
+            self.model, list(good.values()), watch, [origins[place] for place in good]
+        )
         for place, answer in zip(good, found, strict=True):
             answers[place] = answer
-        self.meter.count([_outcome(answer) for answer in answers], watch)
+        outcomes = [_outcome(answer) for answer in answers]
+        self.meter.count(outcomes, watch)
+        if self.tracer:
+            self.tracer.trace(origins, outcomes, watch)
         if self.observer:
             self.meter.observe(self.observer.counts(good.values(), found))
         return [
@@ -122,9 +133,26 @@ def _outcome(answer: Any) -> str:
     return "failed" if isinstance(answer, Exception) else "answered"
 
 
-def _header(headers: dict[str, str], wanted: str) -> str:
-    """A header's value, empty where there is none.
+def _accepted_types(headers: dict[str, str]) -> str:
+    """What the client accepts, empty where it does not say.
 
     TorchServe passes on headers only, neither method nor query of a request.
     """
-    return next((value for name, value in headers.items() if name.lower() == wanted), "")
+    return next((value for name, value in headers.items() if name.lower() == "accept"), "")
+
+
+def log_as_json() -> None:
+    """Let our own records be lines of JSON; TorchServe reads its metrics from other lines."""
+    from pythonjsonlogger.json import JsonFormatter
+
+    output = logging.StreamHandler(sys.stdout)
+    output.setFormatter(
+        JsonFormatter(
+            "%(levelname)s %(name)s %(message)s",
+            rename_fields={"levelname": "level", "name": "logger"},
+            timestamp="time",
+        )
+    )
+    for package in ("handlers", "recsys"):
+        logger = logging.getLogger(package)
+        logger.handlers, logger.propagate = [output], False

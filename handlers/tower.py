@@ -22,6 +22,7 @@ import numpy as np
 
 from recsys.exact import Found, Index
 
+LOG = logging.getLogger(__name__)
 # Candidates asked for: a constant, so that it tells neither k nor how much a user has had.
 CANDIDATES = 200
 TIMEOUT_SECONDS = 2.0
@@ -121,7 +122,7 @@ class CloudIndex:
             names = [row["item"] for row in self._post(asked)["items"]]
             known = [self.places[name] for name in dict.fromkeys(names) if name in self.places]
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-            logging.warning("The site answers by itself, since the cloud does not: %s", error)
+            LOG.warning("The site answers by itself, since the cloud does not: %s", error)
             known = []
         return np.array(known, dtype=np.int64)
 

@@ -92,7 +92,7 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "events { worker_connections 4096; }\n"
         "http {\n"
         f"{temporary_paths(proxy.folder)}"
-        "    access_log off;\n"
+        f"{_failures()}"
         "    server_tokens off;\n"
         f"    client_max_body_size {proxy.request_bytes};\n"
         f"    client_body_buffer_size {proxy.request_bytes};\n"
@@ -104,6 +104,7 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "    }\n"
         "    server {\n"
         f"        listen {proxy.listen} backlog=1024;\n"
+        "        access_log /dev/stdout failure if=$failed;\n"
         f"{_server_log(proxy.second)}"
         f"        limit_req zone={_zone(proxy)} burst={proxy.burst} nodelay;\n"
         "        proxy_http_version 1.1;\n"
@@ -135,6 +136,20 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         f"{_refusal('hasty', 429, 'Too many requests: ask again in a second.')}"
         "    }\n"
         "}\n"
+    )
+
+
+def _failures() -> str:
+    """A line of JSON for each answer of a 5xx, with the ids that the handler's log has."""
+    return (
+        '    map $http_traceparent $trace_id {\n'
+        '        default "";\n'
+        '        "~^[0-9a-f]{2}-(?<id>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$" $id;\n'
+        "    }\n"
+        '    map $status $failed { default 0; "~^5" 1; }\n'
+        "    log_format failure escape=json '{\"time\": \"$time_iso8601\", \"level\": \"ERROR\", "
+        '"logger": "proxy", "message": "$status for $uri after $request_time s", '
+        '"request_ids": ["$request_id"], "trace_ids": ["$trace_id"]}\';\n'
     )
 
 

@@ -262,6 +262,16 @@ class SessionSettings(_Section):
     memory_mb: Annotated[int, Field(ge=8)] = 64
 
 
+class TracingSettings(_Section):
+    """Traces of commands and of what they ask, for a collector that speaks OTLP over HTTP.
+
+    `share` of the other requests are traced too; those with a `traceparent` as that says.
+    """
+
+    endpoint: HttpAddress | None = None
+    share: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
 class TowerSettings(_Section):
     """What a private site tells the cloud of its users: `nothing`, or a `vector` of each.
 
@@ -430,6 +440,7 @@ class Settings(_Section):
     limits: LimitSettings = LimitSettings()
     sessions: SessionSettings = SessionSettings()
     tower: TowerSettings = TowerSettings()
+    tracing: TracingSettings = TracingSettings()
     federation: FederationSettings
     training: TrainingSettings | None = None
     trainer: Annotated[TrainerSettings, Field(discriminator="kind")] | None = None

@@ -28,10 +28,13 @@ from tenacity import retry, retry_if_exception_type, retry_if_result, stop_after
 
 from cli.sessions import session_store_program
 from cli.torchserve import archives_of, torchserve_command
+from cli.tracing import handler_variables
 from handlers.archive import build_archive
 from handlers.edge import EdgeServer
 from handlers.openapi import openapi_document
 from handlers.tower import Policy
+from stacks.settings import TracingSettings
+from tests.collector import Collector
 from tests.handlers.session_store import SessionStore
 
 pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java")
@@ -70,10 +73,17 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
 
 
 @pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
 def served(
     artifacts: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
     sessions: dict[str, str],
+    collector: Collector,
 ) -> Iterator[Served]:
     """TorchServe, once all models are ready."""
     folder = tmp_path_factory.mktemp("served")
@@ -85,12 +95,13 @@ def served(
         grpc_port=rpc,
         metrics_port=metrics,
     )
+    traces = handler_variables(TracingSettings(endpoint=collector.address, share=0))
     for name in NAMES:
         build_archive(artifacts[name], DIGEST, archives_of(folder) / f"{name}.mar")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command,
-            env=os.environ | environment | sessions,
+            env=os.environ | environment | sessions | traces | {"OTEL_BSP_SCHEDULE_DELAY": "50"},
             cwd=folder,
             stdout=log,
             stderr=log,
@@ -214,6 +225,26 @@ def test_requests_leave_no_lines_in_the_log(served: Served) -> None:
     for body in 10 * (b'{"history": []}', b"{"):
         httpx.post(url, content=body, headers=headers)
     assert served.log.read_text() == before
+
+
+def test_what_it_prints_is_json(served: Served) -> None:
+    lines = served.log.read_text().splitlines()
+    # The JVM, and TorchServe before its log is there, print some of their own.
+    records = [json.loads(line) for line in lines if line.startswith("{")]
+    assert len(lines) - len(records) < 10 < len(records)
+    assert all({"time", "level", "logger", "message"} <= record.keys() for record in records)
+
+
+def test_a_request_with_a_trace_has_a_span_in_it(served: Served, collector: Collector) -> None:
+    trace = "ab" * 16
+    headers = {"traceparent": f"00-{trace}-{'cd' * 8}-01", "X-Request-Id": "r1"}
+    url = f"{served.url}/predictions/recommend"
+    for sent in ({}, headers):
+        httpx.post(url, json={"history": ["item-1"]}, headers=sent).raise_for_status()
+    (span,) = collector.spans(1)
+    assert (span["trace"], span["parent"], span["service"]) == (trace, "cd" * 8, "hybrid-handler")
+    assert span["http.request.header.x-request-id"] == "r1"
+    assert span["hybrid.outcome"] == "answered" and span["hybrid.search_ms"] > 0
 
 
 def counted(served: Served) -> dict[str, float]:

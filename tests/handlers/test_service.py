@@ -12,14 +12,16 @@ from ts.protocol.otf_message_handler import create_predict_response
 
 from handlers.openapi import openapi_document
 from handlers.recommender import Recommender
-from handlers.service import Service
+from handlers.service import Service, log_as_json
 from handlers.stopwatch import Stopwatch
 
 DIGEST = "sha256:" + "a" * 64
 
 
-def call(handler: Service, context: Context, *bodies: bytes) -> list[tuple[int, dict]]:
-    context.request_processor = [RequestProcessor({}) for _ in bodies]
+def call(
+    handler: Service, context: Context, *bodies: bytes, headers: list[dict] | None = None
+) -> list[tuple[int, dict]]:
+    context.request_processor = [RequestProcessor(h) for h in headers or [{}] * len(bodies)]
     answers = handler.handle([{"body": bytearray(body)} for body in bodies], context)
     ids = {place: str(place) for place in range(len(bodies))}
     assert create_predict_response(answers, ids, "", 200, context)
@@ -89,20 +91,26 @@ def test_a_batch_of_bad_requests_is_fine(handler: Service, context: Context) -> 
     assert [status for status, _ in call(handler, context, b"", b"7")] == [400, 400]
 
 
-def test_a_failing_model_answers_500_and_says_so_in_the_log(
+def test_a_failing_model_answers_500_and_its_log_has_the_ids_of_its_requests(
     handler: Service,
     context: Context,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     def fail(requests: list, watch: Stopwatch) -> None:
         raise FloatingPointError("the model's scores are not finite")
 
     monkeypatch.setattr(handler.model, "answer", fail)
-    bad, worse = call(handler, context, b"", b'{"history": []}')
+    log_as_json()
+    trace = "ab" * 16
+    sent = {"X-Request-Id": "r2", "traceparent": f"00-{trace}-{'cd' * 8}-01"}
+    bad, worse = call(handler, context, b"", b'{"history": []}', headers=[{}, sent])
     assert bad[0] == 400
     assert worse == (500, {"error": "The model failed on this request; its log tells why."})
-    assert "not finite" in caplog.text
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["level"], line["logger"]) == ("ERROR", "handlers.replies")
+    assert (line["request_ids"], line["trace_ids"]) == (["r2"], [trace])
+    assert "not finite" in line["exc_info"] and line["time"]
 
 
 def test_one_class_only_for_torchserve_to_find() -> None:

@@ -116,7 +116,11 @@ class Nginx:
         )  # fmt: skip
         self.file = folder / "nginx.conf"
         self.file.write_text(serving_configuration(self.plain))
-        self.process = subprocess.Popen(nginx_command(nginx_program(), self.file))
+        self.output = folder / "output.jsonl"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                nginx_command(nginx_program(), self.file), stdout=output
+            )
         # A client of its own for each test's calls: a reload ends idle connections.
         answers = retry(
             retry=retry_if_exception_type(httpx.TransportError),
@@ -141,12 +145,12 @@ class Nginx:
         self.log.unlink(missing_ok=True)
         self.use(second=SecondVersion(NEW, share, str(self.log)))
 
-    def lines(self, number: int) -> list[dict]:
-        """The log once it has so many lines; nginx writes one after it has answered."""
+    def lines(self, number: int, log: Path | None = None) -> list[dict]:
+        """A log once it has so many lines; nginx writes one after it has answered."""
         found = retry(
             retry=retry_if_result(lambda lines: len(lines) < number),
             stop=stop_after_delay(20), wait=wait_fixed(0.02),
-        )(lambda: self.log.read_text().splitlines())()  # fmt: skip
+        )(lambda: (log or self.log).read_text().splitlines())()  # fmt: skip
         return [json.loads(line) for line in found]
 
 
@@ -262,6 +266,25 @@ def test_the_log_tells_version_status_and_time_and_names_no_user(nginx: Nginx) -
     assert {line["arm"] for line in lines} == {"production", "canary"}
     assert all(line.keys() == {"id", "at", "arm", "status", "seconds"} for line in lines)
     assert "someone" not in nginx.log.read_text()
+
+
+@needs_nginx
+def test_a_failure_is_printed_with_the_ids_that_it_is_found_by(nginx: Nginx) -> None:
+    before = len(nginx.lines(0, nginx.output))
+    trace = "ab" * 16
+    asked = [f"00-{trace}-{'cd' * 8}-01", 'x" "y']
+    for number, traceparent in enumerate(asked):
+        nginx.share(50) if number else nginx.use()
+        nginx.upstream.statuses |= {MODEL_PATH: [503] * 2, f"{MODEL_PATH}/{NEW}": [503] * 2}
+        headers = {"X-User": "someone", "traceparent": traceparent}
+        asked[number] = nginx.ask(headers=headers).headers["X-Request-Id"]
+    nginx.upstream.statuses.clear()
+    nginx.ask()
+    lines = nginx.lines(before + 2, nginx.output)[before:]
+    assert [line["request_ids"] for line in lines] == [[asked[0]], [asked[1]]]
+    assert [line["trace_ids"] for line in lines] == [[trace], [""]]
+    assert all(line["message"].startswith("503 for /predictions/recommend") for line in lines)
+    assert "someone" not in nginx.output.read_text()
 
 
 @needs_nginx

@@ -1,0 +1,96 @@
+"""Where requests come from: ids that a log line is found by, and OpenTelemetry's spans."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from handlers.stopwatch import Stopwatch
+
+# Version, trace, span and flags, as the W3C's Trace Context writes them.
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a request's headers tell; empty where they do not.
+
+    Attributes
+    ----------
+    request_id
+        The proxy's; it sends a request again with the same where a worker died.
+    traceparent
+        Of the client's span.
+    """
+
+    request_id: str = ""
+    traceparent: str = ""
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Origin:
+        """From headers of any case."""
+        lower = {name.lower(): value for name, value in headers.items()}
+        return cls(lower.get("x-request-id", ""), lower.get("traceparent", ""))
+
+    @property
+    def trace_id(self) -> str:
+        """The 32 digits of the trace; empty where there is none."""
+        found = TRACEPARENT.fullmatch(self.traceparent)
+        return found[1] if found else ""
+
+
+class Tracer:
+    """Makes a span of each request of one model, and sends it to a collector.
+
+    Its address, and the share of the requests without a trace that get one, are in the variables
+    that OpenTelemetry's SDK reads (``OTEL_EXPORTER_OTLP_ENDPOINT``, ``OTEL_TRACES_SAMPLER_ARG``).
+
+    Parameters
+    ----------
+    kind, digest
+        Of the model.
+    """
+
+    def __init__(self, kind: str, digest: str) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        self._provider = TracerProvider()
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("hybrid")
+        self._name = f"predict {kind}"
+        self._model = digest
+
+    def trace(self, origins: Sequence[Origin], outcomes: Sequence[str], watch: Stopwatch) -> None:
+        """Tell of a batch that is answered: its requests began and end together."""
+        from opentelemetry.propagate import extract
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        end = time.time_ns()
+        stages = {f"hybrid.{name}_ms": spent for name, spent in watch.milliseconds.items()}
+        for origin, outcome in zip(origins, outcomes, strict=True):
+            span = self._tracer.start_span(
+                self._name,
+                extract({"traceparent": origin.traceparent}),
+                SpanKind.SERVER,
+                {
+                    "hybrid.model": self._model,
+                    "hybrid.outcome": outcome,
+                    "hybrid.batch": len(origins),
+                    "http.request.header.x-request-id": origin.request_id,
+                    **stages,
+                },
+                start_time=end - int(watch.seconds * 1e9),
+            )
+            if outcome == "failed":
+                span.set_status(Status(StatusCode.ERROR))
+            span.end(end)
+
+
+def open_tracer(kind: str, digest: str) -> Tracer | None:
+    """A tracer where a collector is named, else None."""
+    return Tracer(kind, digest) if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else None
