@@ -95,7 +95,8 @@ def open_link(environment: Environment, number: int, site: Site) -> Link:
         raise CommandError(f"Site {site.name} has no VPN connection yet: run hybrid up.")
     addresses = outside_addresses(ec2, connection, site.name)
     amazon = IpsecCloud(ec2, connection, addresses)
-    swan = IpsecSite(at_site, site.name, public_ip, cidr, vpc, addresses)
+    echo = str(settings.link.echo) if settings.link.echo else None
+    swan = IpsecSite(at_site, site.name, public_ip, cidr, vpc, addresses, echo)
     swan.start()
     return Link(amazon, swan, lambda tunnel: swan.is_up(tunnel) and amazon.is_up(tunnel))
 

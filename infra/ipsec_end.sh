@@ -7,6 +7,8 @@
 #   apply   NAME GENERATION CONFIG     load the configuration, its @KEY@ replaced by the key
 #   prefer  NAME NUMBER NETWORK        send a network's traffic through the interface
 #   probe   NAME                       is the tunnel established? prints its seconds
+#   measure NAME NUMBER NETWORK HOST   the same; round trips from our address in NETWORK to a host
+#                                      behind the tunnel, and an echo of 500 packets
 set -eu
 umask 077
 keys=${IPSEC_KEYS:-/etc/swanctl/hybrid} configurations=${IPSEC_CONF:-/etc/swanctl/conf.d}
@@ -16,6 +18,11 @@ store() { # a file is whole or absent, whenever the machine stops
     cat >"$1.new"
     sync "$1.new"
     mv "$1.new" "$1"
+}
+
+probe() { # NAME
+    swanctl --list-sas --ike "$1" |
+        sed -n 's/^ *established \([0-9]*\)s ago.*/established \1/p; s/.*INSTALLED.*/installed/p'
 }
 
 mkdir -p "$keys"
@@ -45,8 +52,17 @@ prefer)
     ip route replace "$4" dev "hyipsec$3"
     ;;
 probe)
-    swanctl --list-sas --ike "$name" |
-        sed -n 's/^ *established \([0-9]*\)s ago.*/established \1/p; s/.*INSTALLED.*/installed/p'
+    probe "$name"
+    ;;
+measure)
+    probe "$name"
+    own=$(ip -4 -o address show to "$4" | sed -n 's/.* inet \([0-9.]*\).*/\1/p; q')
+    if [ -z "$own" ]; then # what has another source does not go through the tunnel
+        echo "it has no address in $4 to ping from" >&2
+        exit 1
+    fi
+    ping -q -c 5 -i 0.2 -W 2 -I "hyipsec$3" -I "$own" "$5" 2>/dev/null || true
+    ping -q -f -l 50 -c 500 -s 1300 -w 5 -I "hyipsec$3" -I "$own" "$5" 2>/dev/null || true
     ;;
 *)
     echo "$command is no command of this script" >&2

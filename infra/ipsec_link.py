@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from infra.ipsec import PRESHARED_KEY, render_tunnel
-from infra.wireguard import Measurement, Runner
+from infra.wireguard import Measurement, Runner, parse_measurement
 
 SCRIPT = Path(__file__).with_name("ipsec_end.sh")
 
@@ -89,6 +90,9 @@ class IpsecSite:
         As :func:`infra.ipsec.render_swanctl` takes them.
     addresses
         Outside addresses of AWS's ends.
+    echo
+        A host in the VPC that answers pings, if there is one: AWS's own ends answer none that
+        comes through the tunnel.
     """
 
     def __init__(
@@ -99,8 +103,9 @@ class IpsecSite:
         site_cidr: str,
         vpc_cidr: str,
         addresses: Sequence[str],
+        echo: str | None = None,
     ) -> None:
-        self._run, self._site, self._addresses = run, site, addresses
+        self._run, self._site, self._addresses, self._echo = run, site, addresses, echo
         self._networks = public_ip, site_cidr, vpc_cidr
 
     def start(self) -> None:
@@ -127,9 +132,14 @@ class IpsecSite:
         return "installed" in self._call("probe", tunnel)
 
     def measure(self, tunnel: int) -> Measurement:
-        """Age of the handshake; nothing in the VPC is known to answer a ping."""
-        ages = re.findall(r"established (\d+)", self._call("probe", tunnel))
-        return Measurement(min(map(int, ages), default=None), None, None)
+        """Age of the handshake, and how the echoing host answers, if there is one."""
+        if self._echo is None:
+            told = self._call("probe", tunnel)
+        else:
+            number, (_, network, _) = str(tunnel + 1), self._networks
+            told = self._call("measure", tunnel, number, network, self._echo)
+        ages = map(int, re.findall(r"established (\d+)", told))
+        return replace(parse_measurement(told), handshake_age=min(ages, default=None))
 
     def _call(self, command: str, tunnel: int, *arguments: str) -> str:
         name = f"{self._site}-{tunnel + 1}"

@@ -152,9 +152,13 @@ class Network(_Section):
 
 
 class LinkSettings(_Section):
-    """The VPN: AWS's own IPsec, or WireGuard on a gateway of ours, which the other keys describe."""
+    """The VPN: AWS's own IPsec, or WireGuard on a gateway of ours, which the other keys describe.
+
+    `echo` is a host in the VPC that answers pings, by which IPsec tunnels are measured.
+    """
 
     driver: Literal["ipsec", "wireguard"] = "ipsec"
+    echo: IPv4Address | None = None
     instance_type: str = "t4g.small"
     image_parameter: Annotated[str, Field(pattern=r"^/[\w./-]+$")] = (
         "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
@@ -494,6 +498,11 @@ class Settings(_Section):
         except NetworkPlanError as error:
             raise ValueError(f"network.vpc_cidr: {error}") from None
         require_disjoint(self.networks())
+        if self.link.echo and self.link.echo not in self.network.vpc_cidr:
+            raise ValueError(
+                f"link.echo is {self.link.echo}, which is not in network.vpc_cidr "
+                f"{self.network.vpc_cidr}: name a host on the cloud's side that answers pings"
+            )
         if self.training and self.training.nodes > self.gpu_pool.maximum:
             raise ValueError(
                 f"training.nodes is {self.training.nodes}, but gpu_pool.maximum is "

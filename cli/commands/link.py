@@ -122,6 +122,9 @@ def status(app: Application, environment: str, site: str | None, as_json: bool) 
             for row in found
         ],
     )
+    of_link = target.settings.link
+    if of_link.driver == "ipsec" and of_link.echo is None:
+        click.echo("Latency and throughput are measured to link.echo, which the settings lack.")
 
 
 @link.command()

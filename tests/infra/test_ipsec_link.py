@@ -13,6 +13,7 @@ from botocore.stub import Stubber
 
 from infra.ipsec import PRESHARED_KEY
 from infra.ipsec_link import IpsecCloud, IpsecSite, LinkError, outside_addresses
+from infra.wireguard import Measurement
 
 ADDRESSES = ["198.51.100.1", "198.51.100.2"]
 
@@ -152,4 +153,13 @@ def test_the_gateway_loads_the_key_and_no_argument_or_open_file_holds_it(site, g
 
 
 def test_the_gateway_tells_how_old_its_handshake_is(site):
-    assert site.is_up(0) and site.measure(0).handshake_age == 42
+    assert site.is_up(0) and site.measure(0) == Measurement(42, None, None)
+
+
+def test_a_gateway_with_no_address_in_its_network_says_so(gateway):
+    # 240.0.0.0/4 is nobody's.
+    site = IpsecSite(gateway.run, "berlin", "203.0.113.10", "240.0.0.0/4", "10.70.0.0/16",
+                     ADDRESSES, "10.70.0.9")  # fmt: skip
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        site.measure(0)
+    assert failed.value.stderr == "it has no address in 240.0.0.0/4 to ping from\n"

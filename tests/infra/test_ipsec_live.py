@@ -7,16 +7,18 @@ kernel has it; what is negotiated, and the keys, are the same.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
 
 from infra.ipsec import render_swanctl
+from infra.ipsec_link import IpsecSite
 from tests.infra import namespaces
-from tests.infra.charon import LIBIPSEC, Charon, charon, lacking
+from tests.infra.charon import LIBIPSEC, PATH, Charon, charon, lacking
 from tests.infra.namespaces import Machine, Stream, two_machines
 
 VPC, SITE_NETWORK, GATEWAY = "10.60.0.0/16", "10.61.0.0/16", "192.0.2.2"
@@ -114,6 +116,33 @@ def test_both_tunnels_come_up_by_themselves_with_what_was_agreed(ends):
     assert told.count("ESTABLISHED, IKEv2") == 2
     assert told.count("AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384") == 2
     assert told.count("ESP:AES_GCM_16-256") == 2
+
+
+def test_a_tunnel_tells_its_round_trip_and_throughput_to_a_host_behind_it(ends, tmp_path):
+    until(lambda: both_up(ends), "both tunnels are up")
+    # In place of the tunnels' own interfaces, which take a kernel with ESP: all go by this one.
+    for interface in ("hyipsec1", "hyipsec2"):
+        named = ["link", "property", "add", "dev", "ipsec0", "altname", interface]
+        subprocess.run(["ip", "-netns", ends.site.name, *named], check=True)
+    program = tmp_path / "swanctl"
+    real, socket = shutil.which("swanctl", path=PATH), f"unix://{ends.gateway.control}"
+    program.write_text(f'#!/bin/sh\nexec {real} "$@" --uri {socket}\n')
+    program.chmod(0o755)
+
+    def run(script: str, arguments: Sequence[str]) -> str:
+        setting = f"export PATH={tmp_path}:$PATH IPSEC_KEYS={tmp_path}/keys\n"
+        return ends.site.run(setting + script, arguments)
+
+    addresses = [tunnel["outside_address"] for tunnel in TUNNELS]
+    site = IpsecSite(run, "berlin", GATEWAY, SITE_NETWORK, VPC, addresses, namespaces.CLOUD)
+    for tunnel in (0, 1):
+        assert site.is_up(tunnel)
+        measured = site.measure(tunnel)
+        assert measured.handshake_age >= 0
+        assert measured.latency > 0 and measured.throughput > 0
+    nobody = IpsecSite(run, "berlin", GATEWAY, SITE_NETWORK, VPC, addresses, "10.60.0.77")
+    silent = nobody.measure(0)
+    assert silent.handshake_age >= 0 and silent.latency is silent.throughput is None
 
 
 def test_a_stream_loses_nothing_while_each_tunnel_is_cut_and_comes_back(ends):

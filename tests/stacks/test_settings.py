@@ -359,6 +359,13 @@ def test_training_is_optional_and_must_fit_the_gpu_pool(tmp_path):
             "link.driver is 'wireguard', which only gpu_pool.cloud 'aws' has.",
         ),
         (
+            "production-gcp",
+            "gpu_pool:",
+            "link:\n  echo: 10.9.9.9\ngpu_pool:",
+            "link.echo is 10.9.9.9, which is not in network.vpc_cidr 10.80.0.0/16: name a host on "
+            "the cloud's side that answers pings.",
+        ),
+        (
             "production-azure",
             "azure:\n  subscription: 00000000-1111-2222-3333-444444444444\n",
             "",
