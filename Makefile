@@ -14,7 +14,7 @@ test: $(STAMP)
 
 # Stops an `up` after each of its calls to AWS and GCS, one at a time; the suite does so for some.
 test-teardown: $(STAMP)
-	HYBRID_EVERY_CUT=1 $(BIN)/python -m pytest -n 0 tests/journeys/test_teardown.py
+	HYBRID_EVERY_CUT=1 $(BIN)/python -m pytest -n 0 tests/journeys/test_teardown.py tests/journeys/test_teardown_private.py
 
 # Builds a real Kubernetes API once; test-kubernetes applies to it all that layer `platform` declares.
 kubernetes: $(STAMP)

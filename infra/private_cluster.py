@@ -161,7 +161,16 @@ class PrivateCluster(pulumi.ComponentResource):
         after: remote.Command | None,
     ) -> remote.Command:
         files = args.releases[host.architecture]
-        needed: list[pulumi.Resource] = [after] if after else []
+        # Made before anything is put on the host: an installation that fails or is cut off is not
+        # in the state, and this is what takes it away then.
+        removal = remote.Command(
+            f"{name}-{host.address}-removal",
+            connection=_connection(host),
+            create=k3s.as_root("true", host.user),
+            delete=k3s.as_root(k3s.uninstall_script(host.role), host.user),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        needed: list[pulumi.Resource] = [removal, *([after] if after else [])]
         if args.bundle is not None:
             needed += [
                 remote.CopyToRemote(
@@ -170,7 +179,7 @@ class PrivateCluster(pulumi.ComponentResource):
                     source=pulumi.FileAsset(str(args.bundle / file.name)),
                     remote_path=f"{k3s.STAGING}/{file.name}",
                     triggers=[file.sha256],
-                    opts=pulumi.ResourceOptions(parent=self),
+                    opts=pulumi.ResourceOptions(parent=self, depends_on=[removal]),
                 )
                 for file in files.files
             ]
@@ -179,7 +188,6 @@ class PrivateCluster(pulumi.ComponentResource):
             f"{name}-{host.address}",
             connection=_connection(host),
             create=k3s.as_root(script, host.user),
-            delete=k3s.as_root(k3s.uninstall_script(host.role), host.user),
             stdin=tokens,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self, depends_on=needed),

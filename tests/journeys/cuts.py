@@ -1,11 +1,11 @@
-"""An `up` that dies after any one of its calls to AWS or GCS, without the cost of an engine.
+"""An `up` that dies after any one of its calls, without the cost of an engine.
 
 The programs of the layers run once, under Pulumi's mocks, against the real offline plugins, moto
 within this process and fake-gcs-server: this gives the resources in an order in which the engine
-may make them. Then the same is done again, and after each call a copy of the process (a fork, so
-AWS is copied too) takes it that everything died there. What the engine has in its state by then is
-`recorded`; the resource in work is not among it. GCS is not copied: what a copy of the process
-removed there is put back after it.
+may make them. Then the same is done again, and after each call to AWS or GCS a copy of the process
+(a fork, so AWS is copied too) takes it that everything died there. What the engine has in its state
+by then is `recorded`; the resource in work is not among it. GCS is not copied: what a copy of the
+process removed there is put back after it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -92,9 +92,9 @@ class Cloud:
         self.recorded.append(resource)
         return resource
 
-    def destroy(self) -> None:
-        """Delete what is recorded, the newest first, as the engine does."""
-        while self.recorded:
+    def destroy(self, layer: str = "") -> None:
+        """Delete what is recorded, the newest first, as the engine does: a layer's, or all."""
+        while self.recorded and layer in ("", self.recorded[-1].step.layer):
             resource = self.recorded[-1]
             self._plugin(resource.step).Delete(
                 provider_pb2.DeleteRequest(
@@ -109,9 +109,8 @@ class Cloud:
     def restart(self) -> None:
         """Let the plugins forget what they made, as new processes would."""
         for name, plugin in self.plugins.items():
-            plugin.Configure(
-                provider_pb2.ConfigureRequest(args=encode(self.configurations[name])), _Context()
-            )
+            told = encode(self.configurations.get(name, {}))
+            plugin.Configure(provider_pb2.ConfigureRequest(args=told), _Context())
 
     def _plugin(self, step: Step) -> Plugin:
         package = step.urn.split("::")[2].split(":")[0]
@@ -123,23 +122,37 @@ class Cloud:
 
 
 def steps_of(
-    settings: Settings, gcs_endpoint: str, environment: str = "local"
+    settings: Settings,
+    layers: Sequence[str],
+    packages: Sequence[str],
+    configuration: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Any],
 ) -> tuple[list[Step], Cloud]:
-    """Run the layers `cloud` and `link`; the steps in which they made their AWS and GCS resources."""
+    """Run layers of `local`; the steps in which they made their resources.
+
+    Parameters
+    ----------
+    packages
+        Whose resources are made; others are not.
+    configuration
+        What a package's provider is told besides what the programs tell it.
+    given
+        Outputs of other layers.
+    """
     cloud = Cloud({})
     steps: list[Step] = []
-    outputs: dict[str, Any] = {}
-    for layer in ("cloud", "link"):
-        outputs = _run(layer, settings, gcs_endpoint, environment, outputs, steps, cloud)
+    outputs = dict(given)
+    for layer in layers:
+        outputs |= _run(layer, settings, tuple(packages), configuration, outputs, steps, cloud)
     return steps, cloud
 
 
 def _run(
     layer: str,
     settings: Settings,
-    gcs_endpoint: str,
-    environment: str,
-    given: dict[str, Any],
+    packages: tuple[str, ...],
+    configuration: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Any],
     steps: list[Step],
     cloud: Cloud,
 ) -> dict[str, Any]:
@@ -149,16 +162,14 @@ def _run(
     class Engine(pulumi.runtime.Mocks):
         def new_resource(self, args: Any) -> tuple[str | None, dict[str, Any]]:
             inputs = _plain(args.inputs)
-            if args.typ == "pulumi:providers:aws":
-                cloud.configurations[f"{layer}.aws"] = inputs | {"endpoints": [_ENDPOINTS]}
-            if args.typ == "pulumi:providers:gcp":
-                endpoint = {"storageCustomEndpoint": f"{gcs_endpoint}/storage/v1/"}
-                cloud.configurations[f"{layer}.gcp"] = inputs | endpoint
+            kind, _, package = args.typ.rpartition(":")
+            if kind == "pulumi:providers":
+                cloud.configurations[f"{layer}.{package}"] = inputs | configuration.get(package, {})
             if args.typ == "pulumi:pulumi:StackReference":
                 return args.name, inputs | {"outputs": given}
-            if not args.typ.startswith(("aws:", "gcp:")):
+            if args.typ.partition(":")[0] not in packages:
                 return f"{args.name}-id", inputs
-            urn = f"urn:pulumi:{environment}.{layer}::hybrid::{args.typ}::{args.name}"
+            urn = f"urn:pulumi:local.{layer}::hybrid::{args.typ}::{args.name}"
             step = Step(layer, urn, inputs)
             with one_at_a_time:  # the mocks register side by side what does not depend on another
                 made = cloud.make(step)
@@ -169,13 +180,13 @@ def _run(
             raise AssertionError(f"programs ask a provider for nothing, but called {args.token}")
 
     asyncio.set_event_loop(asyncio.new_event_loop())
-    pulumi.runtime.set_mocks(Engine(), project="hybrid", stack=f"{environment}.{layer}")
+    pulumi.runtime.set_mocks(Engine(), project="hybrid", stack=f"local.{layer}")
     original, pulumi.export = pulumi.export, exported.__setitem__
     try:
 
         @pulumi.runtime.test
         def program() -> None:
-            import_module(f"stacks.{layer}").program(environment, settings)
+            import_module(f"stacks.{layer}").program("local", settings)
 
         program()
         return asyncio.get_event_loop().run_until_complete(pulumi.Output.all(**exported).future())
@@ -200,7 +211,7 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 # moto within this process answers at AWS's own addresses.
-_ENDPOINTS = {
+AWS_ENDPOINTS = {
     service: f"https://{service}.amazonaws.com"
     if service in ("iam", "sts")
     else f"https://{service}.{REGION}.amazonaws.com"

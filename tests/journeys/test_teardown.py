@@ -18,6 +18,7 @@ from infra.clients import Aws, Gcs
 from infra.listers import list_all
 from stacks.settings import SHIPPED, load_settings
 from tests.journeys.cuts import (
+    AWS_ENDPOINTS,
     REGION,
     Cloud,
     Step,
@@ -57,7 +58,12 @@ def gcs(gcs_endpoint):
 def up(aws, gcs) -> tuple[list[Step], Cloud]:
     """The steps of `up`, and the plugins that made them; the clouds are empty again."""
     with after_each_call(lambda call: None):
-        steps, cloud = steps_of(load_settings("local", [SHIPPED]), gcs.endpoint)
+        configuration = {
+            "aws": {"endpoints": [AWS_ENDPOINTS]},
+            "gcp": {"storageCustomEndpoint": f"{gcs.endpoint}/storage/v1/"},
+        }
+        settings = load_settings("local", [SHIPPED])
+        steps, cloud = steps_of(settings, ("cloud", "link"), ("aws", "gcp"), configuration, {})
     moto_api_backend.reset()
     for bucket in gcs.client().list_buckets():
         bucket.delete()

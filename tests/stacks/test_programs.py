@@ -30,7 +30,7 @@ STACKS = {
     "local.cloud": 50,
     "local.link": 12,
     "local.platform": 49,
-    "production.private": 20,
+    "production.private": 25,
     "production.cloud": 65,
     "production.platform": 51,
 }
