@@ -28,7 +28,7 @@ bench: $(STAMP)
 
 setup: $(STAMP)
 
-$(STAMP): requirements.txt pyproject.toml tools/setup.sh tools/engine.py tools/pulumi/go.mod tools/language-python/go.mod
+$(STAMP): requirements.txt pyproject.toml tools/setup.sh tools/engine.py tools/compile_stacks.py tools/pulumi/go.mod tools/language-python/go.mod
 	PYTHON=$(PYTHON) tools/setup.sh
 	touch $@
 

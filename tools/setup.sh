@@ -24,11 +24,10 @@ say "Installing the locked Python packages …"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --editable .
 # Compiled once here: commands and servers would otherwise compile what they import at first use,
 # and every time where Python is told to write no bytecode. Of the providers' SDKs, which are ten
-# times larger than all else, only what the stacks import is compiled.
+# times larger than all else, only what the stacks' programs import as they run is compiled.
 .venv/bin/python -m compileall -q -j 0 -x '/pulumi_(aws|gcp|kubernetes)/|/(tests|debugpy)/' \
     recsys model_store federation handlers infra stacks cli .venv/lib >/dev/null || true
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c \
-    'import stacks.private, stacks.cloud, stacks.link, stacks.platform, stacks.gcp, stacks.azure'
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -m tools.compile_stacks
 say "  done in $((SECONDS - start)) s"
 
 java_version() { "${JAVA_HOME:+$JAVA_HOME/bin/}java" -version 2>&1 | sed -nE '1s/.*"([0-9]+).*/\1/p'; }
