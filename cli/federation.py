@@ -28,6 +28,7 @@ from cli.learning import (
 )
 from cli.promotion import promote
 from cli.rounds import Observe, figures_of
+from cli.steps import recorded
 from cli.stores import require_not_private
 from federation import deployment
 from federation.audit import AuditLog
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from recsys.tracking import Tracker
 
 
+@recorded("federate")
 def federate(
     environment: Environment,
     reference: str,
@@ -134,6 +136,7 @@ def plan(
         )
 
 
+@recorded("federate")
 def resume(
     environment: Environment,
     name: str | None,

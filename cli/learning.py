@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cli.application import PROJECT, Progress
 from cli.environment import Environment
 from cli.errors import CommandError
+from cli.steps import recorded
 from cli.stores import objects_at
 from model_store import residency
 from model_store.card import write_card
@@ -63,6 +64,7 @@ def generated_shop(environment: Environment) -> Path:
     return shop
 
 
+@recorded("train")
 def train(
     environment: Environment,
     data: str,

@@ -27,7 +27,7 @@ COMMANDS = {
     "search": "Search a catalogue for words and for meaning.",
     "run": "up, train, federate, deploy and recommend in one go.",
     "status": "Show layers, servers and the model in production.",
-    "metrics": "Print federation's and models' gauges for Prometheus.",
+    "metrics": "Print gauges of steps, rounds and models for Prometheus.",
     "link": "Plan, watch and re-key the link between sites and cloud.",
     "preview": "Show what up would change, as the engine plans it.",
     "plan": "Show what up would change, in two seconds without the engine.",

@@ -1,4 +1,4 @@
-"""What Prometheus may know of federation and of the model store, which are no servers to ask.
+"""What Prometheus may know of pipeline, federation and model store, which are no servers to ask.
 
 Gauges in the text format, for node_exporter's textfile collector: written anew each time from the
 records that are there.
@@ -12,6 +12,7 @@ from cli.environment import Environment
 from cli.federation import runs_folder
 from cli.learning import environment_store
 from cli.rounds import figures_of
+from cli.steps import steps
 from federation.history import PastRun, past_runs
 
 # Name, further labels and help of each gauge.
@@ -24,6 +25,11 @@ GAUGES: dict[str, tuple[tuple[str, ...], str]] = {
         ("channel", "metric"),
         "Test metric in the card of the model that a channel points to",
     ),
+    "hybrid_step_timestamp_seconds": (
+        ("step", "event"),
+        "When a step of the pipeline last began, succeeded or failed",
+    ),
+    "hybrid_step_seconds": (("step",), "How long it took when it last succeeded"),
     "hybrid_federation_started_timestamp_seconds": (
         ("run", "strategy", "state"),
         "When the newest run was asked for, and what became of it",
@@ -58,6 +64,12 @@ def exposition(environment: Environment) -> str:
             tell("hybrid_model_stored_timestamp_seconds", stored, channel, record.digest)
             for metric, value in record.lineage.get("metrics", {}).items():
                 tell("hybrid_model_quality", value, channel, metric)
+    for step, record in steps(environment).items():
+        for event, value in record.items():
+            if event == "seconds":
+                tell("hybrid_step_seconds", value, step)
+            else:
+                tell("hybrid_step_timestamp_seconds", value, step, event)
     for run in past_runs(runs_folder(environment))[:1]:
         _tell_run(run, tell)
     return generate_latest(registry).decode()

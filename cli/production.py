@@ -14,6 +14,7 @@ from cli.errors import CommandError, ServingError
 from cli.learning import environment_store, lineage_of, load_data
 from cli.nginx import nginx_program
 from cli.serving_client import MODEL, ServingClient
+from cli.steps import recorded
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def torchserve_folder(environment: Environment) -> Path:
     return environment.folder / "torchserve"
 
 
+@recorded("deploy")
 def deploy(environment: Environment, reference: str, progress: Progress) -> Deployed:
     """Serve a stored model and move `production` to it; see `cli.deployment.deploy`.
 

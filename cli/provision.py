@@ -20,6 +20,7 @@ from cli.planning import require_policies
 from cli.preflight import require_account, require_instance_types
 from cli.processes import Supervisor
 from cli.state import resource_counts
+from cli.steps import recorded
 from cli.teardown import Teardown
 from infra.policy.review import Finding
 
@@ -54,6 +55,7 @@ class Provisioned:
         return bool(self.servers or self.restored) or any(layer.changes for layer in self.layers)
 
 
+@recorded("up")
 def up(environment: Environment, progress: Progress) -> Provisioned:
     """Bring an environment to what its settings say; the caller holds its lock.
 

@@ -15,7 +15,7 @@ from cli.options import environment_argument, output_option
 @output_option
 @click.pass_obj
 def metrics(app: Application, environment: str, output: Path | None) -> None:
-    """Print what Prometheus may know of ENV's federation and models, in its text format."""
+    """Print what Prometheus may know of ENV's steps, federation and models, in its text format."""
     from cli.files import write_text
     from cli.metrics import exposition
 

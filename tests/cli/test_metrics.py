@@ -14,6 +14,7 @@ from cli.federation import runs_folder
 from cli.learning import environment_store
 from cli.main import main
 from cli.metrics import GAUGES, exposition
+from cli.steps import recorded, steps
 
 RECORDS = [
     {"round": 0, "metrics": {"NDCG@10": 0.05}},
@@ -45,6 +46,7 @@ def learnt(environment, tmp_path) -> str:
     settings = {"rounds": 3, "strategy": "fedprox", "sites": ["north", "south"]}
     (run / "settings.json").write_text(json.dumps(settings))
     (run / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    recorded("train")(lambda environment: None)(environment)
     return digest
 
 
@@ -72,6 +74,35 @@ def test_prometheus_reads_the_newest_run_and_the_models_in_channels(environment,
     started = "hybrid_federation_started_timestamp_seconds"
     assert (started, "local", "federate-1", "interrupted", "fedprox") in found
     assert {name for name, *_ in found} == set(GAUGES)
+
+
+def test_a_step_is_recorded_however_it_ends(environment):
+    ends = iter((None, ValueError("no"), KeyboardInterrupt()))
+    known = []
+
+    @recorded("train")
+    def train(environment: Environment, data: str, *, workers: int) -> str:
+        known.append(steps(environment)["train"])
+        if (end := next(ends)) is not None:
+            raise end
+        return f"{data} {workers}"
+
+    assert train(environment, "shop", workers=2) == "shop 2"
+    first = steps(environment)["train"]
+    assert first.keys() == {"began", "succeeded", "seconds"}
+    assert first["began"] + first["seconds"] == pytest.approx(first["succeeded"])
+    with pytest.raises(ValueError, match="no"):
+        train(environment, "shop", workers=2)
+    second = steps(environment)["train"]
+    assert second["failed"] >= second["began"] >= first["succeeded"] == second["succeeded"]
+    with pytest.raises(KeyboardInterrupt):
+        train(environment, "shop", workers=2)
+    third = steps(environment)["train"]
+    assert third["began"] > second["began"] and third["failed"] == second["failed"]
+    assert known[0].keys() == {"began"}
+    found = values(exposition(environment))
+    assert found["hybrid_step_seconds", "local", "train"] == first["seconds"]
+    assert found["hybrid_step_timestamp_seconds", "local", "failed", "train"] == second["failed"]
 
 
 def test_before_the_first_run_and_model_there_is_nothing_to_tell(environment):

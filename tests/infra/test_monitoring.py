@@ -29,7 +29,7 @@ def asked(expression: str) -> set[str]:
     """Names of metrics in an expression, but for Prometheus's own."""
     bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(by|on|group_left) \([^)]*\)', "", expression)
     words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_:]*(?![\w:]|\s*\()", bare))
-    return words - {"sum", "by", "on", "or", "group_left", "up"}
+    return words - {"sum", "by", "on", "max", "or", "unless", "group_left", "up"}
 
 
 def rules() -> list[dict]:
