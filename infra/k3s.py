@@ -197,14 +197,24 @@ def install_script(
     )
 
 
-def uninstall_script(role: Literal["server", "agent"]) -> str:
-    """Script that removes k3s and everything this module put on the host."""
+def uninstall_script(
+    role: Literal["server", "agent"], files: Release, *, root: str = ""
+) -> str:
+    """Script that removes what `install_script` has put on the host, however far that has come.
+
+    The last of the checked files is there before anything is installed: where it is not, a k3s on
+    the host is somebody else's.
+    """
     program = "k3s-uninstall.sh" if role == "server" else "k3s-agent-uninstall.sh"
+    folder, binaries = f"{root}/var/lib/hybrid-k3s", f"{root}/usr/local/bin"
     return "\n".join(
         [
             "set -eu",
-            f"if [ -x /usr/local/bin/{program} ]; then /usr/local/bin/{program}; fi",
-            f"rm -rf /var/lib/hybrid-k3s {STAGING} {TOKEN_FILE} {AGENT_TOKEN_FILE}",
+            f"if [ -e {folder}/{files.files[-1].name} ]; then",
+            f"    if [ -x {binaries}/{program} ]; then {binaries}/{program}; fi",
+            f"    rm -rf {binaries}/k3s {root}/etc/rancher/k3s {root}/var/lib/rancher/k3s",
+            "fi",
+            f"rm -rf {folder} {root}{STAGING}",
         ]
     )
 

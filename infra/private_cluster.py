@@ -167,7 +167,7 @@ class PrivateCluster(pulumi.ComponentResource):
             f"{name}-{host.address}-removal",
             connection=_connection(host),
             create=k3s.as_root("true", host.user),
-            delete=k3s.as_root(k3s.uninstall_script(host.role), host.user),
+            delete=k3s.as_root(k3s.uninstall_script(host.role, files), host.user),
             opts=pulumi.ResourceOptions(parent=self),
         )
         needed: list[pulumi.Resource] = [removal, *([after] if after else [])]

@@ -116,6 +116,48 @@ def test_running_it_again_repairs_what_is_there(host, tmp_path):
     assert (tmp_path / "usr/local/bin/k3s").read_bytes() == BINARY
 
 
+UNINSTALLER = "usr/local/bin/k3s-uninstall.sh"
+
+
+def files_of(root: Path) -> list[str]:
+    """What is on the host below the folders that k3s uses."""
+    every = [path for top in ("usr", "etc", "var") for path in (root / top).rglob("*")]
+    return [str(path.relative_to(root)) for path in every if path.is_file()]
+
+
+def test_an_installation_that_was_cut_off_after_any_line_is_taken_away(host, tmp_path):
+    removal = f"#!/bin/sh\nrm -f {tmp_path}/usr/local/bin/k3s {tmp_path}/{UNINSTALLER}\n"
+    installer = (
+        f"cat > {tmp_path}/{UNINSTALLER} <<'END'\n{removal}END\n"
+        f"chmod 0755 {tmp_path}/{UNINSTALLER}\n"
+    )
+    (tmp_path / "install.sh").write_text(installer)
+    release = files(installer=sha256(installer.encode()))
+    lines = script(tmp_path, release).splitlines()
+    found = set()
+    for number in range(len(lines) + 1):
+        host("\n".join(lines[:number]))
+        found.update(files_of(tmp_path))
+        done = host(k3s.uninstall_script("server", release, root=str(tmp_path)))
+        assert done.returncode == 0, done.stderr
+        assert files_of(tmp_path) == [], f"after line {number}: {lines[number - 1]}"
+    assert {UNINSTALLER, "usr/local/bin/k3s", "etc/rancher/k3s/config.yaml"} <= found
+
+
+def test_a_k3s_that_was_there_already_stays_where_ours_was_refused(host, tmp_path):
+    theirs = [tmp_path / "usr/local/bin/k3s", tmp_path / UNINSTALLER]
+    theirs[0].parent.mkdir(parents=True)
+    for file in theirs:
+        file.write_text("#!/bin/sh\nexit 9\n")
+        file.chmod(0o755)
+    release = files(binary="0" * 64)
+    assert host(script(tmp_path, release)).returncode == 1
+    done = host(k3s.uninstall_script("server", release, root=str(tmp_path)))
+    assert done.returncode == 0 and sorted(files_of(tmp_path)) == sorted(
+        str(file.relative_to(tmp_path)) for file in theirs
+    )
+
+
 def test_the_first_of_several_servers_starts_the_cluster_and_others_join():
     def config(role, join, several):
         text = k3s.configuration(
