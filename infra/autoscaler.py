@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pulumi
 from pulumi_kubernetes.apps.v1 import Deployment
@@ -29,17 +30,20 @@ class AutoscalerArgs:
         Made by the component.
     image
         Image of the cluster autoscaler, of the cluster's own minor version.
-    region, owned_tag
-        Where the group is, and the key of the tag by which it is found.
-    key
-        `id` and `secret` of an access key that may resize the group.
+    cloud, discovery
+        Whose group it is, and how it is found: ``--node-group-auto-discovery``.
+    variables
+        What the autoscaler reads of the cloud's own settings from its environment.
+    credentials
+        The same for what nobody else may know.
     """
 
     namespace: str
     image: str
-    region: str
-    owned_tag: str
-    key: pulumi.Input[dict[str, str]]
+    cloud: Literal["aws", "azure"]
+    discovery: str
+    variables: Mapping[str, pulumi.Input[str]]
+    credentials: Mapping[str, pulumi.Input[str]]
 
 
 class Autoscaler(pulumi.ComponentResource):
@@ -52,13 +56,10 @@ class Autoscaler(pulumi.ComponentResource):
         own = pulumi.ResourceOptions(parent=self)
         namespace = make_namespace(name, args.namespace, PART, own)
         metadata = {"name": PART, "namespace": namespace, "labels": pods.labels(PART)}
-        key = pulumi.Output.from_input(args.key)
         credentials = Secret(
             name,
             metadata=metadata,
-            string_data=pulumi.Output.secret(
-                {"AWS_ACCESS_KEY_ID": key["id"], "AWS_SECRET_ACCESS_KEY": key["secret"]}
-            ),
+            string_data=pulumi.Output.secret(dict(args.credentials)),
             opts=own,
         )
         account = ServiceAccount(name, metadata=metadata, opts=own)
@@ -109,9 +110,9 @@ def container(args: AutoscalerArgs, credentials: pulumi.Input[str]) -> dict[str,
         "image": args.image,
         "command": [
             "./cluster-autoscaler",
-            "--cloud-provider=aws",
+            f"--cloud-provider={args.cloud}",
             f"--namespace={args.namespace}",
-            f"--node-group-auto-discovery=asg:tag={args.owned_tag}",
+            f"--node-group-auto-discovery={args.discovery}",
             "--expander=least-waste",
             # Our pods keep scratch files on their node, which must not keep it alive.
             "--skip-nodes-with-local-storage=false",
@@ -119,7 +120,7 @@ def container(args: AutoscalerArgs, credentials: pulumi.Input[str]) -> dict[str,
             # Drivers, k3s and images take their time on a first boot.
             "--max-node-provision-time=20m",
         ],
-        "env": [{"name": "AWS_REGION", "value": args.region}],
+        "env": [{"name": name, "value": value} for name, value in args.variables.items()],
         "env_from": [{"secret_ref": {"name": credentials}}],
         "ports": [{"name": "health", "container_port": HEALTH}],
         "liveness_probe": {
@@ -176,7 +177,7 @@ NAMESPACE_RULES = [
 NETWORK_POLICY: dict[str, Any] = {
     "pod_selector": {"match_labels": pods.selector(PART)},
     "policy_types": ["Ingress", "Egress"],
-    # AWS, and the cluster's API behind its service.
+    # The cloud, and the cluster's API behind its service.
     "egress": [
         pods.DNS,
         {

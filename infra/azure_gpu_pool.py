@@ -19,6 +19,9 @@ KUBELET, VXLAN, HTTPS = "10250", "8472", "443"
 BLOBS = "Microsoft.Storage/storageAccounts/blobServices/containers"
 GATEWAY_PREFIX = 27  # of the subnet for a VPN gateway, which Azure calls by a name of its own
 GATEWAY_SUBNET = "GatewaySubnet"
+SCALE_SETS = "Microsoft.Compute/virtualMachineScaleSets"
+# How the cluster autoscaler finds a scale set by `autoscaler_tags`; the cluster's name comes last.
+DISCOVERY = "label:cluster-autoscaler-enabled=true,cluster-autoscaler-name="
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ class AzureGpuPool(pulumi.ComponentResource):
     ----------
     network_id, subnet_id, gateway_subnet_id
         For the link and the store.
-    scale_set
-        Name of the scale set.
+    scale_set, scale_set_id
+        Name and resource id of the scale set.
     identity_id, principal_id
         The identity that machines have, and whom roles are given to.
     token_vault
@@ -104,6 +107,7 @@ class AzureGpuPool(pulumi.ComponentResource):
     subnet_id: pulumi.Output[str]
     gateway_subnet_id: pulumi.Output[str]
     scale_set: pulumi.Output[str]
+    scale_set_id: pulumi.Output[str]
     identity_id: pulumi.Output[str]
     principal_id: pulumi.Output[str]
     token_vault: pulumi.Output[str] | None
@@ -125,7 +129,8 @@ class AzureGpuPool(pulumi.ComponentResource):
         vault = self._make_token_vault(identity) if args.joins else None
         self.token_vault = vault and vault.id
         boot = vault and pulumi.Output.all(identity.client_id, vault.address).apply(self._boot)
-        self.scale_set = self._make_scale_set(boot).name
+        machines = self._make_scale_set(boot)
+        self.scale_set, self.scale_set_id = machines.name, machines.id
         self.register_outputs({"network_id": self.network_id, "scale_set": self.scale_set})
 
     def _make_token_vault(self, identity: authorization.UserAssignedIdentity) -> AzureTokenVault:
@@ -279,6 +284,45 @@ def grant_store(
     )
 
 
+def grant_resizing(
+    name: str,
+    resource_group: pulumi.Input[str],
+    scale_set: pulumi.Input[str],
+    principal: str,
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """Let the cluster autoscaler look at the machines of a resource group and resize one set.
+
+    Parameters
+    ----------
+    resource_group, scale_set
+        Their resource ids.
+    principal
+        Whose rights these are.
+    """
+    rights = {
+        "look": (resource_group, [f"{SCALE_SETS}/read", "Microsoft.Compute/virtualMachines/read"]),
+        "resize": (scale_set, [f"{SCALE_SETS}/write", f"{SCALE_SETS}/delete/action"]),
+    }
+    for key, (scope, actions) in rights.items():
+        role = authorization.RoleDefinition(
+            f"{name}-{key}",
+            scope=scope,
+            description=f"cluster autoscaler: {key}",
+            permissions=[{"actions": actions}],
+            assignable_scopes=[scope],
+            opts=opts,
+        )
+        authorization.Assignment(
+            f"{name}-{key}",
+            scope=scope,
+            role_definition_id=role.role_definition_resource_id,
+            principal_id=principal,
+            principal_type="ServicePrincipal",
+            opts=opts,
+        )
+
+
 def priorities(on_demand_base: int, spot_share: float) -> dict[str, object]:
     """Arguments of a scale set for its share of spot machines."""
     if spot_share == 0:
@@ -303,6 +347,8 @@ def autoscaler_tags(args: AzureGpuPoolArgs) -> dict[str, str]:
         "min": str(args.minimum),
         "max": str(args.maximum),
         f"{template}_label_hybrid_pool": gpu.NODE_LABEL_VALUE,
+        f"{template}_label_{gpu.AZURE_ACCELERATOR_LABEL}": gpu.ACCELERATOR,
+        f"{template}_taint_nvidia.com_gpu": f"{gpu.TAINT_VALUE}:NoSchedule",
         f"{template}_resources_nvidia.com_gpu": str(args.time_slices),
     }
 

@@ -94,7 +94,7 @@ class GcpGpuPool(pulumi.ComponentResource):
     network, subnet
         Ids, for the link.
     groups
-        Names of the managed groups; the cluster autoscaler finds them by the pool's name.
+        Names of the managed groups.
     service_account
         Address of the account that machines run as.
     token_secret

@@ -10,6 +10,7 @@ TAINT_VALUE = "present"
 
 # The autoscaler takes a node with this label for ready only once its GPUs can be had.
 ACCELERATOR_LABEL, ACCELERATOR = "k8s.amazonaws.com/accelerator", "nvidia"
+AZURE_ACCELERATOR_LABEL = "accelerator"
 
 # Not "nvidia": k3s makes and keeps a class of that name itself.
 RUNTIME_CLASS = "hybrid-gpu"

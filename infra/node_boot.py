@@ -90,7 +90,8 @@ def on_azure(identity: str, vault: str, token_secret: str) -> Membership:
     """Membership by the client id of the machines' identity, the key vault's address and the name
     of the token's secret in it; a spot machine has 30 seconds."""
     values = {"CLIENT_ID": identity, "VAULT": vault, "TOKEN_SECRET": token_secret}
-    return Membership("azure", values, 20, 2, 65535)
+    labels = [f"{gpu.AZURE_ACCELERATOR_LABEL}={gpu.ACCELERATOR}"]
+    return Membership("azure", values, 20, 2, 65535, labels)
 
 
 def user_data(cluster: Cluster, membership: Membership) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pulumi
 import pulumi_azure
 
-from infra.azure_gpu_pool import AzureGpuPool, AzureGpuPoolArgs, grant_store
+from infra.azure_gpu_pool import AzureGpuPool, AzureGpuPoolArgs, grant_resizing, grant_store
 from infra.azure_object_store import AzureObjectStore, AzureObjectStoreArgs
 from infra.azure_site_link import AzureSiteLink, AzureSiteLinkArgs
 from infra.azure_token_vault import TOKEN_NAME
@@ -74,6 +74,14 @@ def cloud(environment: str, settings: Settings) -> None:
         gpus.principal_id,
         pulumi.ResourceOptions(provider=azure),
     )
+    if pool.autoscaler_image:
+        grant_resizing(
+            f"{name}-autoscaler",
+            group.id,
+            gpus.scale_set_id,
+            settings.azure.autoscaler.principal,
+            pulumi.ResourceOptions(provider=azure),
+        )
     pulumi.export("resource_group", group.name)
     pulumi.export("gateway_subnet", gpus.gateway_subnet_id)
     pulumi.export("gpu_scale_set", gpus.scale_set)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pulumi
 
-from infra import gpu
-from infra.autoscaler import Autoscaler, AutoscalerArgs
+from infra.autoscaler import Autoscaler
 from infra.federation_pod import FederationServerArgs
 from infra.federation_server import FederationServer
 from infra.gpu_nodes import GpuNodes, GpuNodesArgs
 from infra.serving import Serving, ServingArgs
 from infra.training_job import TrainingJob, TrainingJobArgs
+from stacks.autoscaling import autoscaler
 from stacks.joining import put_token
 from stacks.providers import kubernetes_provider
 from stacks.references import Layer
@@ -51,17 +51,7 @@ def program(environment: str, settings: Settings) -> None:
             on_cluster,
         )
     if pool.autoscaler_image:
-        Autoscaler(
-            "autoscaler",
-            AutoscalerArgs(
-                namespace="autoscaler",
-                image=pool.autoscaler_image,
-                region=settings.region,
-                owned_tag=gpu.owned_tag(f"hybrid-{environment}"),
-                key=cloud.output("autoscaler_key"),
-            ),
-            on_cluster,
-        )
+        Autoscaler("autoscaler", autoscaler(environment, settings, cloud), on_cluster)
     if settings.machines_join:
         put_token(environment, settings, private.output("join_token"), cloud)
     pulumi.export("serving_address", serving.address)

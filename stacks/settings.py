@@ -63,10 +63,22 @@ class Gcp(_Section):
     endpoint: HttpAddress | None = None
 
 
-class Azure(_Section):
-    """The Azure subscription."""
+AzureId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
-    subscription: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+
+class AzurePrincipal(_Section):
+    """A service principal: the directory that knows it, its application's id and its own."""
+
+    tenant: AzureId
+    client: AzureId
+    principal: AzureId
+
+
+class Azure(_Section):
+    """The Azure subscription, and as whom the cluster autoscaler resizes the scale set."""
+
+    subscription: AzureId
+    autoscaler: AzurePrincipal | None = None
 
 
 class TorchServePorts(_Section):
@@ -543,10 +555,18 @@ class Settings(_Section):
             raise ValueError(
                 f"link.driver is {self.link.driver!r}, which only gpu_pool.cloud 'aws' has"
             )
-        if cloud != "aws" and self.gpu_pool.autoscaler_image:
-            raise ValueError("gpu_pool.autoscaler_image is only for cloud 'aws' so far")
+        if cloud == "gcp" and self.gpu_pool.autoscaler_image:
+            raise ValueError(
+                "gpu_pool.autoscaler_image is not for cloud 'gcp': the cluster autoscaler knows no "
+                "groups of a whole region"
+            )
         if cloud == "azure" and self.azure is None:
             raise ValueError("azure is missing: name the subscription")
+        if cloud == "azure" and self.gpu_pool.autoscaler_image and self.azure.autoscaler is None:
+            raise ValueError(
+                "azure.autoscaler is missing, which gpu_pool.autoscaler_image needs: name tenant, "
+                "client and principal of who may resize the scale set"
+            )
         if cloud != "azure" and self.gcp is None:
             raise ValueError("gcp is missing: name the project and location of the GCS bucket")
 

@@ -12,8 +12,9 @@ from infra.autoscaler_access import AutoscalerAccess, AutoscalerAccessArgs, poli
 TAG = "k8s.io/cluster-autoscaler/hybrid-test"
 GROUP = "arn:aws:autoscaling:eu-central-1:111122223333:autoScalingGroup:1:autoScalingGroupName/gpu"
 RBAC = "kubernetes:rbac.authorization.k8s.io/v1"
+KEY = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "swordfish"}
 ARGS = AutoscalerArgs(
-    "autoscaler", "scaler:1", "eu-central-1", TAG, {"id": "AKIATEST", "secret": "swordfish"}
+    "autoscaler", "scaler:1", "aws", f"asg:tag={TAG}", {"AWS_REGION": "eu-central-1"}, KEY
 )
 
 
@@ -40,10 +41,7 @@ def test_a_pod_with_scratch_files_does_not_keep_a_machine(seen):
 
 def test_its_key_is_in_a_secret_and_nowhere_else(seen):
     secret = seen.only("kubernetes:core/v1:Secret")
-    assert secret["stringData"] == {
-        "AWS_ACCESS_KEY_ID": "AKIATEST",
-        "AWS_SECRET_ACCESS_KEY": "swordfish",
-    }
+    assert secret["stringData"] == KEY
     assert "stringData" in seen.secrets["kubernetes:core/v1:Secret", "autoscaler"]
     assert "swordfish" not in json.dumps(pod(seen))
     (container,) = pod(seen)["containers"]

@@ -36,8 +36,9 @@ def sent(value: Any) -> Any:
 
 
 @pytest.fixture
-def plan(declare):
+def plan(declare, monkeypatch):
     """Run a layer's program: ``plan("gcp", cloud)`` gives what it declares."""
+    monkeypatch.setenv("HYBRID_AUTOSCALER_SECRET", "swordfish")
 
     def run(name: str, layer, preview: bool = False):
         environment = CLOUDS[name]
@@ -74,6 +75,53 @@ def test_all_four_layers_are_planned_without_an_account_and_break_no_rule(enviro
     assert done.returncode == 0, done.stdout + done.stderr
     layers = {change["layer"] for change in json.loads(done.stdout)["changes"]}
     assert layers == {"private", "cloud", "link", "platform"}
+
+
+def test_on_azure_the_autoscaler_looks_at_one_group_and_resizes_one_scale_set(plan):
+    seen = plan("azure", cloud)
+    roles = seen.inputs["azure:authorization/roleDefinition:RoleDefinition"]
+    assignments = seen.inputs["azure:authorization/assignment:Assignment"]
+    given = {key: roles[f"hybrid-production-azure-autoscaler-{key}"] for key in ("look", "resize")}
+    for key, role in given.items():
+        assigned = assignments[f"hybrid-production-azure-autoscaler-{key}"]
+        assert assigned["principalId"] == "00000000-1111-2222-3333-777777777777"
+        assert [assigned["scope"]] == role["assignableScopes"] == ["hybrid-production-azure-id"]
+    actions = {key: role["permissions"][0]["actions"] for key, role in given.items()}
+    assert all(action.endswith("/read") for action in actions["look"])
+    assert sorted(actions["resize"]) == [
+        "Microsoft.Compute/virtualMachineScaleSets/delete/action",
+        "Microsoft.Compute/virtualMachineScaleSets/write",
+    ]
+
+
+def test_on_azure_the_autoscaler_finds_the_scale_set_by_its_tags_and_knows_its_nodes(plan):
+    scale_set = plan("azure", cloud).only(
+        "azure:compute/orchestratedVirtualMachineScaleSet:OrchestratedVirtualMachineScaleSet"
+    )
+    seen = plan("azure", platform)
+    pod = seen.inputs["kubernetes:apps/v1:Deployment"]["autoscaler"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (found,) = (a for a in container["command"] if a.startswith("--node-group-auto-discovery="))
+    wanted = dict(pair.split("=") for pair in found.partition("=label:")[2].split(","))
+    tags = scale_set["tags"]
+    assert wanted and wanted.items() <= tags.items() and (tags["min"], tags["max"]) == ("0", "8")
+    template = "k8s.io_cluster-autoscaler_node-template"
+    assert tags[f"{template}_taint_nvidia.com_gpu"] == "present:NoSchedule"
+    boot = b64decode(scale_set["osProfile"]["customData"]).decode()
+    for label in ("hybrid_pool", "accelerator"):
+        assert f"{label.replace('_', '/')}={tags[f'{template}_label_{label}']}" in boot
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert told["ARM_RESOURCE_GROUP"] == "resource_group-of-another-layer"
+    assert told["AZURE_ENABLE_VMSS_FLEX"] == "true" and "swordfish" not in json.dumps(pod)
+    secret = seen.inputs["kubernetes:core/v1:Secret"]["autoscaler"]
+    assert secret["stringData"] == {"ARM_CLIENT_SECRET": "swordfish"}
+    assert "stringData" in seen.secrets["kubernetes:core/v1:Secret", "autoscaler"]
+
+
+def test_on_azure_up_says_that_the_autoscaler_has_no_secret(plan, monkeypatch):
+    monkeypatch.delenv("HYBRID_AUTOSCALER_SECRET")
+    with pytest.raises(Exception, match="set HYBRID_AUTOSCALER_SECRET to the secret of"):
+        plan("azure", platform)
 
 
 def test_gcp_opens_no_port_to_the_world_and_lets_only_https_out(plan):
@@ -225,7 +273,8 @@ def test_azure_machines_are_private_and_their_role_cannot_delete(plan):
     assert group["priorityMix"] == {"baseRegularCount": 1, "regularPercentageAboveBase": 25}
     assert (group["instances"], group["tags"]["max"]) == (0, "8")
     assert group["encryptionAtHostEnabled"] is True
-    (permissions,) = seen.only("azure:authorization/roleDefinition:RoleDefinition")["permissions"]
+    roles = seen.inputs["azure:authorization/roleDefinition:RoleDefinition"]
+    (permissions,) = roles["hybrid-production-azure-models"]["permissions"]
     granted = [*permissions["actions"], *permissions["dataActions"]]
     assert not [action for action in granted if "delete" in action or "*" in action]
 

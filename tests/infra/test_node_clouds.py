@@ -148,6 +148,7 @@ def test_a_machine_joins_under_a_name_that_a_node_may_have(cloud, machine):
         "hybrid/capacity=spot",
         "hybrid/container-toolkit=missing",
         f"topology.kubernetes.io/zone={cloud.zone}",
+        *cloud.membership.labels,
     }
     assert (machine.root / "etc/rancher/k3s/joined").exists()
 

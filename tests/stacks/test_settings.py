@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -324,6 +325,10 @@ def test_training_is_optional_and_must_fit_the_gpu_pool(tmp_path):
     )
 
 
+# A section of the shipped example.
+AZURE = re.search(r"(?ms)^azure:\n.*?(?=^$)", (SHIPPED / "production-azure.yaml").read_text())[0]
+
+
 @pytest.mark.parametrize(
     ("environment", "old", "new", "sentence"),
     [
@@ -366,8 +371,22 @@ def test_training_is_optional_and_must_fit_the_gpu_pool(tmp_path):
             "the cloud's side that answers pings.",
         ),
         (
+            "production-gcp",
+            "gpu_pool:",
+            "gpu_pool:\n  autoscaler_image: scaler:1",
+            "gpu_pool.autoscaler_image is not for cloud 'gcp': the cluster autoscaler knows no "
+            "groups of a whole region.",
+        ),
+        (
             "production-azure",
-            "azure:\n  subscription: 00000000-1111-2222-3333-444444444444\n",
+            AZURE,
+            AZURE.partition("  #")[0],
+            "azure.autoscaler is missing, which gpu_pool.autoscaler_image needs: name tenant, "
+            "client and principal of who may resize the scale set.",
+        ),
+        (
+            "production-azure",
+            AZURE,
             "",
             "azure is missing: name the subscription.",
         ),
