@@ -92,7 +92,7 @@ def deploy(
         store.move_channel(CHANNEL, digest, expected=promoted)
     except BaseException:
         # A canary has users: it stays loaded.
-        _withdraw(client, None if loaded else digest, current)
+        _withdraw(client, folder, None if loaded else digest, current)
         raise
     report(4, 5, "retiring old versions but the last one")
     retire(client, folder, keep={digest, promoted, current.digest if current else None})
@@ -186,12 +186,11 @@ def introduce(
 
     One that is loaded already and answers is only tested. The parameters are those of `deploy`.
     """
-    from handlers.archive import build_archive, version_of
+    from handlers.archive import build_archive
     from handlers.kinds import kind_in
 
     report = progress or (lambda done, total, text: None)
-    name = f"{MODEL}-{version_of(digest)}.mar"
-    archive = archives_of(folder) / name
+    archive = _archive(folder, digest)
     if archive.exists() and _is_ready(client, digest):
         _smoke_test(client, digest, _items(archive))
         return
@@ -208,7 +207,7 @@ def introduce(
         # A deployment that was killed may have left it half loaded.
         client.unregister(digest)
         try:
-            client.register(name)
+            client.register(archive.name)
         except ServingError as error:
             raise ServingError(
                 f"Model {digest} cannot be loaded: {error}. `hybrid logs torchserve` tells why; "
@@ -260,7 +259,9 @@ def _problem(
     return None
 
 
-def _withdraw(client: ServingClient, digest: str | None, current: ServedVersion | None) -> None:
+def _withdraw(
+    client: ServingClient, folder: Path, digest: str | None, current: ServedVersion | None
+) -> None:
     """Undo a deployment as far as TorchServe answers; the first failure is the one to tell."""
     try:
         if current is not None and current.digest != digest:
@@ -269,6 +270,8 @@ def _withdraw(client: ServingClient, digest: str | None, current: ServedVersion 
             client.unregister(digest)
     except ServingError:
         pass
+    if digest is not None:
+        _archive(folder, digest).unlink(missing_ok=True)
 
 
 def retire(client: ServingClient, folder: Path, *, keep: set[str | None]) -> None:
@@ -276,7 +279,12 @@ def retire(client: ServingClient, folder: Path, *, keep: set[str | None]) -> Non
     for version in client.versions():
         if version.digest not in keep:
             client.unregister(version.digest)
-    names = {f"{MODEL}-{digest.removeprefix('sha256:')}.mar" for digest in keep if digest}
+    kept = {_archive(folder, digest) for digest in keep if digest}
     for archive in archives_of(folder).glob(f"{MODEL}-*.mar"):
-        if archive.name not in names:
+        if archive not in kept:
             archive.unlink()
+
+
+def _archive(folder: Path, digest: str) -> Path:
+    """Where the archive of a model is."""
+    return archives_of(folder) / f"{MODEL}-{digest.removeprefix('sha256:')}.mar"

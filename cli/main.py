@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -91,11 +92,19 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         # Each package's own exceptions carry an exit code beside their sentence.
         exit_code = getattr(error, "exit_code", None)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            exit_code, error = 1, _full(error)
         if not isinstance(exit_code, int) or os.environ.get("HYBRID_TRACEBACK"):
             raise
         click.secho("Error: ", fg="red", nl=False, err=True)
         click.echo(str(error), err=True)
         sys.exit(exit_code)
+
+
+def _full(error: OSError) -> str:
+    """A sentence for a disk that is full, wherever something was written."""
+    disk = f"disk of {error.filename}" if error.filename else "disk that is written to"
+    return f"The {disk} is full: make room there, then run the same command again."
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -93,6 +94,10 @@ def build_archive(artifact_folder: Path, digest: str, target: Path) -> Path:
                 os.fsync(file.fileno())
             os.replace(archive, target)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ArchiveError(
+                f"The disk of {target.parent} is full: make room there, then try again."
+            ) from None
         raise ArchiveError(f"The archive {target} cannot be written: {error}.") from None
     return target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -96,7 +97,7 @@ class FolderObjects(Objects):
     def fetch(
         self, key: str, file: Path, token: str | None = None, transfer: Transfer | None = None
     ) -> bool:
-        with self._sentences():
+        with self._sentences(file.parent):
             try:
                 source = self._path(key).open("rb")
             except FileNotFoundError:
@@ -158,10 +159,15 @@ class FolderObjects(Objects):
             ) from None
 
     @contextmanager
-    def _sentences(self) -> Iterator[None]:
+    def _sentences(self, written: Path | None = None) -> Iterator[None]:
+        """`written` is a folder elsewhere that the block writes to."""
         try:
             yield
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise StoreError(
+                    f"The disk of {written or self.root} is full: make room there, then try again."
+                ) from None
             raise StoreError(f"The store {self.root} does not work: {error}.") from None
 
 

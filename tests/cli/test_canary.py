@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,9 +96,19 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """With the first of two models in production."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder; where this process may mount, on a disk of its own of 64 MB."""
     home = tmp_path_factory.mktemp("home")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", home]
+    mounted = os.getuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    yield home
+    if mounted:
+        subprocess.run(["umount", "--lazy", home], check=True)
+
+
+@pytest.fixture(scope="module")
+def service(home: Path) -> Iterator[Service]:
+    """With the first of two models in production."""
     settings = yaml.safe_load((PROJECT / "stacks" / "environments" / "local.yaml").read_text())
     for name in settings["ports"]["torchserve"]:
         settings["ports"]["torchserve"][name] = free_port()
@@ -287,6 +299,59 @@ def test_of_two_deploys_at_once_the_second_is_refused_and_leaves_nothing(service
         f"recommend-{digest[7:]}" for digest in (old, new)
     }
     assert set(service.answered_by().values()) == {new}
+    production.deploy(service.environment, old, quietly)
+
+
+def fill(disk: Path, spare: int = 0) -> Path:
+    """Take the room of a disk but for some bytes; the file that holds it."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        with suppress(OSError):  # there is none left
+            while spare == 0 or os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > spare:
+                file.write(bytes(4096))
+    return disk / "filler"
+
+
+def test_a_full_disk_changes_nothing_for_anybody(service, home, old) -> None:
+    """Without room for the archive, and then without any once only the channel is left to move."""
+    if not home.is_mount():
+        pytest.skip("a small disk to fill cannot be mounted: needs root")
+    (home / "tmp").mkdir()
+    variables = os.environ | {"TMPDIR": str(home / "tmp")}
+    store = environment_store(service.environment)
+    other = store.put(service.write_model(5), lineage={})
+    command = [sys.executable, "-m", "cli.main", "deploy", other]
+    client = production.serving_client(service.environment)
+    before = client.versions(), store.history("production")
+    files = {service.environment.folder / "lock", *home.rglob("*")}
+    torchserve = production.torchserve_folder(service.environment)
+    archives = set(archives_of(torchserve).iterdir())
+
+    filler = fill(home, spare=200_000)
+    early = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert set(service.answered_by().values()) == {old}
+    filler.unlink()
+    assert set(home.rglob("*")) - files == set()
+    assert (client.versions(), store.history("production")) == before
+
+    with FileLock(store.objects.root / OWN / "lock"):
+        late = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+        assert any("switching to the new version" in line for line in late.stderr)
+        filler = fill(home)
+    told = late.stderr.read()
+    late.stderr.close()
+    assert late.wait() == 1
+    assert set(service.answered_by().values()) == {old}
+    filler.unlink()
+    assert archives == set(archives_of(torchserve).iterdir())
+    assert (client.versions(), store.history("production")) == before
+
+    for sentence, folder in (
+        (early.stderr, archives_of(torchserve)),
+        (told, store.objects.root),
+    ):
+        full = f"Error: The disk of {folder} is full: make room there, then try again."
+        assert sentence.splitlines()[-1] == full and "Traceback" not in sentence
+    assert production.deploy(service.environment, other, quietly).changed
     production.deploy(service.environment, old, quietly)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,14 @@ def test_every_command_module_is_listed():
 
 def test_version(capsys):
     assert ends(capsys, "--version")[:2] == (0, "hybrid, version 0.1.0\n")
+
+
+def test_a_full_disk_is_a_sentence_whatever_was_written():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "cli.main", "completion", "bash"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    sentence = "Error: The disk that is written to is full: make room there, then run the same"
+    assert done.returncode == 1 and done.stderr.startswith(sentence), done.stderr
 
 
 def test_an_unknown_command_is_named(capsys):

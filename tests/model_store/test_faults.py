@@ -18,6 +18,7 @@ from google.cloud import storage
 
 from model_store.errors import StoreError
 from model_store.factory import open_store
+from model_store.folder import FolderObjects
 from model_store.objects import PART
 from model_store.patience import LEAST_BYTES, patiently
 from model_store.s3 import S3Objects
@@ -188,6 +189,13 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_half(tmp_path: Path, keys:
     new = open_store(str(tmp_path / "new"))
     assert new.list() == [] and list(new.objects.entries("blobs/")) == []
     assert not (tmp_path / "x").exists()
+
+
+def test_of_two_disks_the_full_one_is_named(tmp_path: Path) -> None:
+    objects = FolderObjects(tmp_path / "store")
+    assert objects.swap("model", b"x" * 100_000, None)
+    with pytest.raises(StoreError, match="^The disk of /dev is full: make room there"):
+        objects.fetch("model", Path("/dev/full"))
 
 
 def test_a_killed_upload_to_s3_goes_on_from_any_machine(
