@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,6 +224,7 @@ def save_search(folder: Path, model: SearchModel) -> Path:
     """Write the artefact; see `recsys.stored`."""
     tensors = {f"towers.{name}": weight for name, weight in model.towers.state_dict().items()}
     tensors["vectors"] = model.vectors
+    tensors["words"] = _mark(model.docs)
     for name, field in model.docs.fields.items():
         tensors[f"fields.{name}.offsets"] = torch.from_numpy(field.offsets)
         tensors[f"fields.{name}.tokens"] = torch.from_numpy(field.tokens)
@@ -255,7 +258,34 @@ def load_search(folder: Path | str) -> SearchModel:
             for name in content["fields"]
         }
         docs = Documents(content["items"], fields, content["vocabulary"])
+        if problem := _misfit(docs, tensors):
+            raise RecsysError(
+                f"the vocabulary of the search model in {folder} is not the one that its index was "
+                f"made with ({problem}): take search.json and weights.safetensors of one model"
+            )
         return SearchModel(docs, towers.eval(), tensors["vectors"], content["weights"])
+
+
+def _misfit(docs: Documents, tensors: Mapping[str, Tensor]) -> str | None:
+    """How a catalogue's words and the tensors of a model differ; None if they belong together."""
+    items, known = len(docs.items), len(docs.vocabulary)
+    if len(tensors["vectors"]) != items:
+        return f"{items} items and {len(tensors['vectors'])} vectors"
+    for name, field in docs.fields.items():
+        if len(field.offsets) != items + 1 or field.offsets[-1] != len(field.tokens):
+            return f"the field {name} has the words of {len(field.offsets) - 1} items, not {items}"
+        if len(field.tokens) and not 0 <= field.tokens.min() <= field.tokens.max() < known:
+            return f"the field {name} names word {field.tokens.max()} of {known}"
+    # Models that were stored before there was a mark have none.
+    if "words" in tensors and not torch.equal(tensors["words"], _mark(docs)):
+        return "as many items and words, but others"
+    return None
+
+
+def _mark(docs: Documents) -> Tensor:
+    """uint8[32]: tells the items and the words of two catalogues apart."""
+    told = json.dumps([docs.items, docs.vocabulary]).encode()
+    return torch.tensor(list(sha256(told).digest()), dtype=torch.uint8)
 
 
 def _words_of(query: str) -> list[str]:

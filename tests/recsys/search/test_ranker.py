@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,26 @@ def test_a_damaged_model_is_named(model: SearchModel, tmp_path: Path, file: str)
         load_search(folder)
     (folder / file).unlink()
     with pytest.raises(RecsysError, match=f"{file} is missing"):
+        load_search(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"vocabulary": lambda words: words[:5]}, r"the field title names word \d+ of 5"),
+        ({"vocabulary": lambda words: words[::-1]}, "as many items and words, but others"),
+        ({"items": lambda items: items[1:]}, r"\d+ items and \d+ vectors"),
+        ({"items": lambda items: items[::-1]}, "as many items and words, but others"),
+    ],
+)
+def test_another_vocabulary_than_that_of_the_index_is_refused(
+    model: SearchModel, tmp_path: Path, change: dict, told: str
+) -> None:
+    folder = save_search(tmp_path / "model", model)
+    content = json.loads((folder / "search.json").read_text())
+    content |= {name: changed(content[name]) for name, changed in change.items()}
+    (folder / "search.json").write_text(json.dumps(content))
+    with pytest.raises(RecsysError, match=rf"is not the one that its index was made with \({told}"):
         load_search(folder)
 
 
