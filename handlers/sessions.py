@@ -19,6 +19,33 @@ TIMEOUT_SECONDS = 0.05
 PAUSE_SECONDS = 1.0
 # Clocks of clients run ahead of ours by no more than this.
 MOST_AHEAD_SECONDS = 60.0
+# Adds events to a session: one without a time comes after all that are there, whatever the clock
+# says. What lies further ahead than a client's clock may run is from before ours was put back: it
+# counts as of now, in its order. Events of one time stay in the order in which they were sent.
+ADD = """
+local key, now, oldest, most, expiry, ahead = KEYS[1], unpack(ARGV, 1, 5)
+now = tonumber(now)
+local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
+if last and tonumber(last) > now + ahead then
+    local later = redis.call('ZRANGE', key, string.format('(%.17g', now), '+inf', 'BYSCORE')
+    for place, member in ipairs(later) do
+        redis.call('ZADD', key, now - 1e-6 * (#later - place), member)
+    end
+end
+for place = 6, #ARGV, 2 do
+    local time = tonumber(ARGV[place])
+    if time then
+        time = time + 1e-6 * (place - 6) / 2
+    else
+        last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
+        time = last and math.max(now, tonumber(last) + 1e-6) or now
+    end
+    redis.call('ZADD', key, 'NX', time, ARGV[place + 1])
+end
+redis.call('ZREMRANGEBYSCORE', key, '-inf', oldest)
+redis.call('ZREMRANGEBYRANK', key, 0, -most - 1)
+redis.call('EXPIRE', key, expiry)
+"""
 
 
 class Sessions:
@@ -94,18 +121,11 @@ class Sessions:
         pipe = self.client.pipeline(transaction=True)
         for request in writes:
             residency = request.residency or self.site
-            # Events of one time stay in the order in which they were sent.
-            members = {
-                json.dumps([event.id, event.item, residency]): (
-                    (now if event.time is None else event.time) + 1e-6 * place
-                )
-                for place, event in enumerate(request.events)
-            }
-            key = _key(request.user)
-            pipe.zadd(key, members, nx=True)
-            pipe.zremrangebyscore(key, "-inf", oldest)
-            pipe.zremrangebyrank(key, 0, -self.most - 1)
-            pipe.expire(key, self.expiry)
+            arguments = [now, oldest, self.most, self.expiry, MOST_AHEAD_SECONDS]
+            for event in request.events:
+                time_of = "" if event.time is None else event.time
+                arguments += [time_of, json.dumps([event.id, event.item, residency])]
+            pipe.eval(ADD, 1, _key(request.user), *arguments)
         for user in users:
             pipe.zrange(_key(user), oldest, "+inf", byscore=True)
         try:

@@ -111,14 +111,30 @@ def test_an_event_counts_until_it_expires(
 
 
 @needs_store
-def test_a_clock_that_was_put_back_loses_no_event(
-    model: FreshRecommender, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seconds", [5, 1_000_000])
+def test_after_a_clock_was_put_back_the_latest_events_stay_in_their_order(
+    model: FreshRecommender, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:
-    ask(model, did("item-1"))
-    earlier = time.time() - 1_000_000
+    ask(model, did("item-1", "item-2", "item-3"))
+    earlier = time.time() - seconds
     monkeypatch.setattr(time, "time", lambda: earlier)
-    assert ask(model, did("item-2")) == [{"stored": 1}]
-    assert sorted(session(model)) == ["item-1", "item-2"]
+    assert ask(model, did("item-4", "item-5")) == [{"stored": 2}]
+    assert session(model) == [f"item-{n}" for n in range(1, 6)]
+    for n in (6, 7, 8):
+        ask(model, did(f"item-{n}"))
+    # Five are kept.
+    assert session(model) == [f"item-{n}" for n in range(4, 9)]
+    monkeypatch.setattr(time, "time", lambda: earlier + 3600 + 10)
+    assert session(model) == []
+
+
+@needs_store
+def test_events_with_and_without_a_time_come_in_their_order(model: FreshRecommender) -> None:
+    now = time.time()
+    ask(model, EventsRequest(user="u", events=(Event(item="item-1", time=now + 30, id="a"),)))
+    ask(model, did("item-2"))
+    ask(model, EventsRequest(user="u", events=(Event(item="item-3", time=now - 30, id="b"),)))
+    assert session(model) == ["item-3", "item-1", "item-2"]
 
 
 @needs_store
