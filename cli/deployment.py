@@ -186,14 +186,14 @@ def introduce(
 
     One that is loaded already and answers is only tested. The parameters are those of `deploy`.
     """
-    from handlers.archive import build_archive
-    from handlers.kinds import kind_in
-
     report = progress or (lambda done, total, text: None)
     archive = _archive(folder, digest)
     if archive.exists() and _is_ready(client, digest):
         _smoke_test(client, digest, _items(archive))
         return
+    from handlers.archive import build_archive
+    from handlers.kinds import kind_in
+
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-") as private:
         report(0, 5, "fetching the model and building its archive")
         artifact = store.get(digest, Path(private) / "artifact")

@@ -206,15 +206,20 @@ def lineage_of(store: Store, reference: str, key: str) -> Any:
 
 def store_model(environment: Environment, artifact: Path, lineage: dict[str, Any]) -> str:
     """Store a model with its card; its digest."""
-    write_card(artifact, lineage)
-    return environment_store(environment).put(artifact, lineage=lineage)
+    return _put(environment_store(environment), artifact, lineage)
 
 
 def store_candidate(environment: Environment, artifact: Path, lineage: dict[str, Any]) -> str:
     """Store a model with its card and let `candidate` point to it; its digest."""
-    digest = store_model(environment, artifact, lineage)
-    environment_store(environment).move_channel("candidate", digest)
+    store = environment_store(environment)
+    digest = _put(store, artifact, lineage)
+    store.move_channel("candidate", digest)
     return digest
+
+
+def _put(store: Store, artifact: Path, lineage: dict[str, Any]) -> str:
+    write_card(artifact, lineage)
+    return store.put(artifact, lineage=lineage)
 
 
 def short_digest(digest: str) -> str:

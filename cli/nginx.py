@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 from pathlib import Path
-
-import psutil
-from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+from typing import TYPE_CHECKING
 
 from cli.errors import CommandError
+
+if TYPE_CHECKING:
+    import psutil
 
 RELOAD_SECONDS = 30.0
 
@@ -48,6 +49,8 @@ def reload_nginx(pid: int, part: str) -> list[psutil.Process]:
     CommandError
         It still works by the old configuration.
     """
+    import psutil
+
     master = psutil.Process(pid)
     old = master.children()
     master.send_signal(signal.SIGHUP)
@@ -59,6 +62,8 @@ def reload_nginx(pid: int, part: str) -> list[psutil.Process]:
 
 
 def _becomes_true(condition, seconds: float) -> bool:
+    from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+
     attempts = Retrying(
         retry=retry_if_result(lambda met: not met),
         wait=wait_fixed(0.02),
@@ -71,6 +76,8 @@ def _becomes_true(condition, seconds: float) -> bool:
 
 
 def _is_leaving(worker: psutil.Process) -> bool:
+    import psutil
+
     try:
         if worker.status() == psutil.STATUS_ZOMBIE:
             return True

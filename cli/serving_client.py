@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from cli.errors import ServingError
 from cli.tracing import trace_headers
 
 if TYPE_CHECKING:
-    import httpx
+    import urllib3
 
 MODEL = "recommend"
 
@@ -40,19 +40,21 @@ class ServingClient:
 
     def ready(self) -> bool:
         """Whether both APIs answer."""
-        import httpx
+        from urllib3.exceptions import HTTPError
 
         try:
-            ping = self._http.get(f"{self.inference_url}/ping", timeout=2)
-            models = self._http.get(f"{self.management_url}/models", timeout=2)
-        except httpx.HTTPError:
+            answers = [
+                self._http.request("GET", url, timeout=2, retries=False)
+                for url in (f"{self.inference_url}/ping", f"{self.management_url}/models")
+            ]
+        except HTTPError:
             return False
-        return ping.status_code == models.status_code == 200
+        return all(answer.status == 200 for answer in answers)
 
     def versions(self) -> list[ServedVersion]:
         """Models that are registered, ready or not."""
         answer = self._manage("GET", f"/models/{MODEL}/all")
-        if answer.status_code == 404:
+        if answer.status == 404:
             return []
         rows = self._expect(answer, "list its models")
         # Only the address without a version tells which one is the default.
@@ -84,7 +86,7 @@ class ServingClient:
     def unregister(self, digest: str) -> None:
         """Remove a version and end its worker; one that is not there is fine."""
         answer = self._manage("DELETE", _version_path(digest), timeout=60)
-        if answer.status_code != 404:
+        if answer.status != 404:
             self._expect(answer, f"remove {digest}")
 
     def recommend(
@@ -127,21 +129,23 @@ class ServingClient:
             headers["X-User"] = quote(user)
         # Asking twice does no harm; 503 is a worker that is just being replaced.
         answer = self._send("POST", url, json=body, headers=headers, retry_statuses=(503,))
-        if answer.status_code == 404:
+        if answer.status == 404:
             raise ServingError("No model is served yet: run `hybrid deploy`.")
         return self._expect(answer, "recommend")
 
     @cached_property
-    def _http(self) -> httpx.Client:
-        import httpx
+    def _http(self) -> urllib3.PoolManager:
+        # Users wait for a rollback, and httpx takes as long to load as all the rest of it. Local
+        # servers are asked directly, whatever proxy the environment names.
+        import urllib3
 
-        # Local servers are asked directly, whatever proxy the environment names.
-        return httpx.Client(trust_env=False)
+        return urllib3.PoolManager()
 
     def _manage(
         self, method: str, path: str, parameters: dict | None = None, timeout: float = 10
-    ) -> httpx.Response:
-        return self._send(method, self.management_url + path, params=parameters, timeout=timeout)
+    ) -> urllib3.BaseHTTPResponse:
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        return self._send(method, self.management_url + path + query, timeout=timeout)
 
     def _send(
         self,
@@ -151,47 +155,55 @@ class ServingClient:
         retry_statuses: tuple[int, ...] = (),
         timeout: float = 10,
         **request: Any,
-    ) -> httpx.Response:
+    ) -> urllib3.BaseHTTPResponse:
         """Send a request; again where none arrived or its status asks for it."""
-        import httpx
-        from tenacity import (
-            Retrying,
-            retry_if_exception_type,
-            retry_if_result,
-            stop_after_attempt,
-            wait_random_exponential,
+        from urllib3 import Retry
+        from urllib3.exceptions import (
+            HTTPError,
+            MaxRetryError,
+            NewConnectionError,
+            TimeoutError,
         )
 
-        attempts = Retrying(
-            retry=retry_if_exception_type(httpx.ConnectError)
-            | retry_if_result(lambda answer: answer.status_code in retry_statuses),
-            stop=stop_after_attempt(4),
-            wait=wait_random_exponential(multiplier=0.1, max=1),
-            retry_error_callback=lambda state: state.outcome.result(),
+        retries = Retry(
+            total=None,
+            connect=3,
+            status=3,
+            status_forcelist=retry_statuses,
+            allowed_methods=None,
+            read=False,
+            redirect=False,
+            other=False,
+            backoff_factor=0.2,
+            raise_on_status=False,
         )
         try:
-            return attempts(self._http.request, method, url, timeout=timeout, **request)
-        except httpx.TimeoutException:
+            return self._http.request(method, url, timeout=timeout, retries=retries, **request)
+        except HTTPError as error:
+            reason = error.reason if isinstance(error, MaxRetryError) else error
+            # A refused connection is called a time-out too.
+            if isinstance(reason, TimeoutError) and not isinstance(reason, NewConnectionError):
+                raise ServingError(
+                    f"TorchServe at {url} does not answer within {timeout:.0f} s: see `hybrid logs "
+                    "torchserve`."
+                ) from None
+            told = str(reason).rpartition(": ")[2]
             raise ServingError(
-                f"TorchServe at {url} does not answer within {timeout:.0f} s: see `hybrid logs "
-                "torchserve`."
-            ) from None
-        except httpx.TransportError as error:
-            raise ServingError(
-                f"TorchServe at {url} does not answer ({error}): run `hybrid up`."
+                f"TorchServe at {url} does not answer ({told}): run `hybrid up`."
             ) from None
 
-    def _expect(self, answer: httpx.Response, action: str) -> Any:
+    def _expect(self, answer: urllib3.BaseHTTPResponse, action: str) -> Any:
         """Body of a successful answer; ServingError with TorchServe's own words for another."""
         try:
             body = answer.json()
         except ValueError:
-            body = {"message": answer.text.strip()[:200] or "no reason given"}
-        if answer.is_success:
+            text = answer.data.decode(errors="replace").strip()
+            body = {"message": text[:200] or "no reason given"}
+        if 200 <= answer.status < 300:
             return body
         reason = body.get("error") or body.get("message") if isinstance(body, dict) else body
         reason = str(reason).strip().rstrip(".")
-        raise ServingError(f"TorchServe refuses to {action} (HTTP {answer.status_code}): {reason}")
+        raise ServingError(f"TorchServe refuses to {action} (HTTP {answer.status}): {reason}")
 
 
 def _version_path(digest: str) -> str:

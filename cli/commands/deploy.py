@@ -78,7 +78,6 @@ def deploy(
     """
     from dataclasses import asdict
 
-    from cli import canary as trial_of
     from cli import production, trials
     from cli.lock import environment_lock
 
@@ -98,17 +97,21 @@ def deploy(
         _watch(app, target, trials.find(target, None), as_json)
         return
     with environment_lock(target.folder, "hybrid deploy"), app.progress("deploy") as progress:
-        if canary is not None or shadow:
-            rules = trials.Rules(margin / 100, slow_after, click_window)
-            trial = trial_of.start(target, model or "candidate", canary, rules, progress)
-        elif abort:
-            trial = trial_of.abort(target, progress)
-        elif promote:
-            deployed = trial_of.promote(target, progress)
-        elif rollback:
+        if rollback:
             deployed = production.roll_back(target)
-        else:
+        elif not chosen:
             deployed = production.deploy(target, model or "candidate", progress)
+        else:
+            # Only here: its imports would keep users from the model that a rollback gives them.
+            from cli import canary as trial_of
+
+            if abort:
+                trial = trial_of.abort(target, progress)
+            elif promote:
+                deployed = trial_of.promote(target, progress)
+            else:
+                rules = trials.Rules(margin / 100, slow_after, click_window)
+                trial = trial_of.start(target, model or "candidate", canary, rules, progress)
     if canary is not None or shadow:
         click.echo(f"Model {trial.model} is on trial with {trial.sharing}.", err=as_json)
         if not detach:
