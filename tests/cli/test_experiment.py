@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +243,24 @@ def test_a_second_deploy_at_the_same_time_is_refused(environment, trial, capsys)
         code, _, error = ends(capsys, "deploy", "--abort")
     assert code == 1 and "in use (`hybrid deploy`" in error
     assert trials.current(environment) == trial
+
+
+def test_a_rollback_loads_no_part_that_it_does_not_need(environment) -> None:
+    """Users wait for it."""
+    heavy = {"httpx", "tenacity", "supervisor", "rich", "polars", "torch", "handlers.archive"}
+    code = f"""if True:
+        import sys
+        from cli.main import main
+        try:
+            main(["deploy", "--rollback"])
+        except SystemExit:
+            import cli.serving_client
+            cli.serving_client.ServingClient("http://127.0.0.1:1", "http://127.0.0.1:1").ready()
+            print({heavy!r} & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "there is none to go back to" in done.stderr
+    assert done.stdout.strip() == "set()"
 
 
 def test_without_nginx_a_trial_says_what_to_install(environment, monkeypatch, capsys) -> None:
