@@ -97,7 +97,14 @@ def roll_back(environment: Environment) -> Deployed:
 def deployed(environment: Environment, done: Deployment) -> Deployed:
     """Note in the audit log what a deployment changed, and say where the model answers."""
     if done.changed:
-        environment.audit_log().append("promoted", model=done.digest, before=done.previous)
+        log = environment.audit_log()
+        try:
+            log.append("promoted", model=done.digest, before=done.previous)
+        except OSError as error:
+            raise CommandError(
+                f"Model {done.digest} is in production, but {log.path} could not note it "
+                f"({error.strerror}): make room there, and tell who reads that log."
+            ) from None
     address = f"{public_client(environment).inference_url}/predictions/{MODEL}"
     return Deployed(done.digest, done.previous, done.changed, address)
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from cli import trials
+from cli import production, trials
 from cli.application import PROJECT
+from cli.deployment import Deployment
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.experiment import ABORT, OPEN, PROMOTE, compare, in_words, verdict, watch
@@ -261,6 +262,14 @@ def test_a_rollback_loads_no_part_that_it_does_not_need(environment) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "there is none to go back to" in done.stderr
     assert done.stdout.strip() == "set()"
+
+
+def test_a_deployment_that_the_audit_log_cannot_note_is_told_as_done(environment) -> None:
+    """As on a disk that is full since the channel moved."""
+    log = environment.audit_log().path
+    log.mkdir(parents=True)
+    with pytest.raises(CommandError, match=f"Model {NEW} is in production, but {log} could not"):
+        production.deployed(environment, Deployment(NEW, OLD, changed=True))
 
 
 def test_without_nginx_a_trial_says_what_to_install(environment, monkeypatch, capsys) -> None:
