@@ -166,6 +166,9 @@ class Engine:
                     if diagnostic is not None and diagnostic.severity == "error":
                         errors.append(_plain(diagnostic.message))
                 told = "\n".join(dict.fromkeys(errors)) or _plain(_stderr(str(error)))
+                if re.search(r"\b(update|preview|destroy|refresh) canceled\b", told):
+                    # Ctrl-C reached the engine, and may have passed this process by.
+                    raise KeyboardInterrupt from None
                 raise CommandError(with_advice(f"Layer {layer} failed: {told}")) from None
             for event in _events(log):
                 if event.resource_pre_event is not None:
