@@ -12,6 +12,7 @@ from cli.learning import environment_store, short_digest
 from cli.nginx import nginx_program
 from cli.processes import Supervisor
 from cli.production import Deployed, deployed, serving_client, torchserve_folder
+from cli.serving_client import OTHER_KINDS, RECOMMEND
 from cli.trials import Rules, Trial
 
 # As long as nginx lets a call that is under way last, and a little more.
@@ -40,6 +41,11 @@ def start(
     pid = _proxy_pid(environment)
     store, client = environment_store(environment), serving_client(environment)
     digest, production = store.resolve(reference), store.channels().get("production")
+    if (kind := deployment.kind_of_model(store, digest)) != RECOMMEND:
+        raise CommandError(
+            f"Model {short_digest(digest)} is a {kind} model, and a trial is of one that "
+            "recommends: hybrid deploy MODEL puts it into service for everybody."
+        )
     if production is None:
         raise CommandError("Nothing is in production to compare with: hybrid deploy MODEL first.")
     if digest == production:
@@ -118,13 +124,19 @@ def mend(environment: Environment, progress: Progress) -> str | None:
     """
     trial, client = trials.current(environment), serving_client(environment)
     before = client.serving()
+    store, folder = environment_store(environment), torchserve_folder(environment)
     digest = deployment.restore(
-        environment_store(environment),
+        store,
         client=client,
-        folder=torchserve_folder(environment),
+        folder=folder,
         canary=trial.model if trial else None,
         progress=progress,
     )
+    channels = store.channels()
+    for kind in OTHER_KINDS:
+        if deployment.channel_of(kind) in channels:
+            beside = serving_client(environment, kind)
+            deployment.restore(store, client=beside, folder=folder, progress=progress)
     if nginx_program() is not None:
         _publish(environment, trial, _proxy_pid(environment))
     return digest if before is None or before.digest != digest else None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cli.errors import ServingError
-from cli.serving_client import MODEL, ServedVersion, ServingClient
+from cli.serving_client import RECOMMEND, ServedVersion, ServingClient
+from cli.smoke import smoke_test
 from cli.torchserve import archives_of
 from model_store.channels import stack
 from model_store.errors import StoreError
@@ -20,8 +18,6 @@ from model_store.errors import StoreError
 if TYPE_CHECKING:
     from model_store.store import Store
 
-CHANNEL = "production"
-SMOKE_ITEMS = 10
 UNTOUCHED = "what served before serves on."
 Progress = Callable[[int, int, str], None]
 
@@ -45,6 +41,18 @@ class Deployment:
     changed: bool
 
 
+def channel_of(kind: str) -> str:
+    """The channel that says which model of a kind is in service."""
+    return "production" if kind == RECOMMEND else f"production-{kind}"
+
+
+def kind_of_model(store: Store, digest: str) -> str:
+    """What a stored model does, such as `recommend`; ArchiveError where nobody knows."""
+    from handlers.kinds import kind_of
+
+    return kind_of({file.name for file in store.manifest(digest).files}, digest).name
+
+
 def deploy(
     store: Store,
     reference: str,
@@ -53,7 +61,7 @@ def deploy(
     folder: Path,
     progress: Progress | None = None,
 ) -> Deployment:
-    """Put a model into service, and move the channel `production` to it.
+    """Put a model into service, and move the channel of its kind to it.
 
     The new version is loaded and tested beside the old one. Until it has passed and the channel
     is moved, a failure leaves the old version serving and removes the new one.
@@ -63,7 +71,8 @@ def deploy(
     store, reference
         The model, by digest, unique prefix or channel.
     client, folder
-        A running TorchServe, and the folder given to `torchserve_command`.
+        For models of this kind on a running TorchServe, and the folder given to
+        `torchserve_command`.
     progress
         Called with (done, total, text) as the steps begin.
 
@@ -77,11 +86,12 @@ def deploy(
     """
     report = progress or (lambda done, total, text: None)
     digest = store.resolve(reference)
-    promoted = store.channels().get(CHANNEL)
+    channel = channel_of(client.kind)
+    promoted = store.channels().get(channel)
     current = client.serving()
     if current is not None and current.digest == digest and current.ready:
         # After a crash between the last two steps only the channel is left to move.
-        store.move_channel(CHANNEL, digest, expected=promoted)
+        store.move_channel(channel, digest, expected=promoted)
         report(5, 5, "it serves already")
         return Deployment(digest, digest, changed=promoted != digest)
     loaded = _is_ready(client, digest)
@@ -89,7 +99,7 @@ def deploy(
         introduce(store, digest, client=client, folder=folder, progress=report)
         report(3, 5, "switching to the new version")
         client.set_default(digest)
-        store.move_channel(CHANNEL, digest, expected=promoted)
+        store.move_channel(channel, digest, expected=promoted)
     except BaseException:
         # A canary has users: it stays loaded.
         _withdraw(client, folder, None if loaded else digest, current)
@@ -111,7 +121,8 @@ def roll_back(store: Store, *, client: ServingClient, folder: Path) -> Deploymen
     ServingError, StoreError
         As `deploy`; there was no model before, among others.
     """
-    models = stack(store.history(CHANNEL))
+    channel = channel_of(client.kind)
+    models = stack(store.history(channel))
     if len(models) < 2:
         raise ServingError("No other model was in production before: there is none to go back to.")
     before, promoted = models[-2:]
@@ -119,7 +130,7 @@ def roll_back(store: Store, *, client: ServingClient, folder: Path) -> Deploymen
     introduce(store, before, client=client, folder=folder)
     client.set_default(before)
     try:
-        store.rollback(CHANNEL, expected=promoted)
+        store.rollback(channel, expected=promoted)
     except BaseException:
         if current is not None:
             client.set_default(current.digest)
@@ -135,7 +146,7 @@ def restore(
     canary: str | None = None,
     progress: Progress | None = None,
 ) -> str | None:
-    """Let TorchServe serve what the channel `production` says, as after its restart.
+    """Let TorchServe serve what the channel of a kind says, as after its restart.
 
     Beside it the model that a rollback would lead to is loaded, and the canary.
 
@@ -150,7 +161,8 @@ def restore(
         As `deploy`, of the model in production or the canary; the channel is never moved.
     """
     report = progress or (lambda done, total, text: None)
-    digest = store.channels().get(CHANNEL)
+    channel = channel_of(client.kind)
+    digest = store.channels().get(channel)
     if digest is None:
         return None
     current = client.serving()
@@ -161,7 +173,7 @@ def restore(
         except BaseException:
             _withdraw(client, digest, current)
             raise
-    before = stack(store.history(CHANNEL))[-2:-1]
+    before = stack(store.history(channel))[-2:-1]
     retire(client, folder, keep={digest, canary, *before})
     if canary is not None:
         introduce(store, canary, client=client, folder=folder, progress=report)
@@ -187,9 +199,9 @@ def introduce(
     One that is loaded already and answers is only tested. The parameters are those of `deploy`.
     """
     report = progress or (lambda done, total, text: None)
-    archive = _archive(folder, digest)
+    archive = _archive(folder, client.kind, digest)
     if archive.exists() and _is_ready(client, digest):
-        _smoke_test(client, digest, _items(archive))
+        _test(client, digest, archive)
         return
     from handlers.archive import build_archive
     from handlers.kinds import kind_in
@@ -197,10 +209,10 @@ def introduce(
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-") as private:
         report(0, 5, "fetching the model and building its archive")
         artifact = store.get(digest, Path(private) / "artifact")
-        if (kind := kind_in(artifact).name) != MODEL:
+        if (kind := kind_in(artifact).name) != client.kind:
             raise ServingError(
-                f"Model {digest} is a {kind} model, and a deployment is of one that recommends: "
-                f"give one that hybrid train made without --task; {UNTOUCHED}"
+                f"Model {digest} is a {kind} model, and the channel {channel_of(client.kind)} is "
+                f"for others: hybrid deploy puts it into {channel_of(kind)}; {UNTOUCHED}"
             )
         build_archive(artifact, digest, archive)
         report(1, 5, "loading the new version beside the old one")
@@ -214,49 +226,19 @@ def introduce(
                 f"{UNTOUCHED}"
             ) from None
         report(2, 5, "testing the new version")
-        _smoke_test(client, digest, _items(archive))
+        _test(client, digest, archive)
 
 
 def _is_ready(client: ServingClient, digest: str) -> bool:
     return any(version.digest == digest and version.ready for version in client.versions())
 
 
-def _items(archive: Path) -> list[str]:
-    """The vocabulary of an archived model."""
-    with zipfile.ZipFile(archive) as content:
-        return json.loads(content.read("artifact/items.json"))
-
-
-def _smoke_test(client: ServingClient, digest: str, items: list[str]) -> None:
-    """Ask the version at its own address, for a known and for a new user; ServingError if wrong."""
-    for history in (items[:3], []):
-        try:
-            answer = client.recommend(history, SMOKE_ITEMS, digest=digest)
-            problem = _problem(answer, digest, history, items)
-        except ServingError as error:
-            problem = str(error)
-        if problem:
-            raise ServingError(
-                f"Model {digest} fails its test before service: {problem}; {UNTOUCHED}"
-            )
-
-
-def _problem(
-    answer: dict[str, Any], digest: str, history: list[str], items: list[str]
-) -> str | None:
-    """What is wrong with a version's answer; None if nothing is."""
-    got = [row["item"] for row in answer["items"]]
-    scores = [row["score"] for row in answer["items"]]
-    expected = min(SMOKE_ITEMS, len(items) - len(history))
-    if answer["model"] != digest:
-        return f"it calls itself {answer['model']}"
-    if not len(got) == len(set(got)) == expected:
-        return f"it gives {len(set(got))} different items instead of {expected}"
-    if not all(map(math.isfinite, scores)) or scores != sorted(scores, reverse=True):
-        return "its scores are not finite or not in order"
-    if set(got) & set(history) or not set(got) <= set(items):
-        return "it gives items that were seen already or that it should not know"
-    return None
+def _test(client: ServingClient, digest: str, archive: Path) -> None:
+    """Ask the version at its own address; ServingError if an answer is wrong."""
+    if problem := smoke_test(client, digest, archive):
+        raise ServingError(
+            f"Model {digest} fails its test before service: {problem}; {UNTOUCHED}"
+        )
 
 
 def _withdraw(
@@ -271,7 +253,7 @@ def _withdraw(
     except ServingError:
         pass
     if digest is not None:
-        _archive(folder, digest).unlink(missing_ok=True)
+        _archive(folder, client.kind, digest).unlink(missing_ok=True)
 
 
 def retire(client: ServingClient, folder: Path, *, keep: set[str | None]) -> None:
@@ -279,12 +261,12 @@ def retire(client: ServingClient, folder: Path, *, keep: set[str | None]) -> Non
     for version in client.versions():
         if version.digest not in keep:
             client.unregister(version.digest)
-    kept = {_archive(folder, digest) for digest in keep if digest}
-    for archive in archives_of(folder).glob(f"{MODEL}-*.mar"):
+    kept = {_archive(folder, client.kind, digest) for digest in keep if digest}
+    for archive in archives_of(folder).glob(f"{client.kind}-*.mar"):
         if archive not in kept:
             archive.unlink()
 
 
-def _archive(folder: Path, digest: str) -> Path:
+def _archive(folder: Path, kind: str, digest: str) -> Path:
     """Where the archive of a model is."""
-    return archives_of(folder) / f"{MODEL}-{digest.removeprefix('sha256:')}.mar"
+    return archives_of(folder) / f"{kind}-{digest.removeprefix('sha256:')}.mar"

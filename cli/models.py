@@ -184,7 +184,7 @@ def _replicas(environment: Environment, addresses: Iterable[str]) -> list[str]:
 
 
 def _note(environment: Environment, channel: str, digest: str, before: str | None) -> None:
-    if channel == "production" and digest != before:
+    if channel.startswith("production") and digest != before:
         environment.audit_log().append("promoted", model=digest, before=before)
 
 

@@ -1,4 +1,4 @@
-"""Training of the models beside the recommender, for ratings and for clicks, into the store."""
+"""Training of the models beside the recommender, for ratings, clicks and search, into the store."""
 
 from __future__ import annotations
 
@@ -16,53 +16,82 @@ from cli import learning
 from cli.application import Progress
 from cli.environment import Environment
 from cli.errors import CommandError
+from cli.steps import recorded
 from recsys.click import ClickRecipe, save_click, train_click
+from recsys.data.catalogue import load_catalogue
 from recsys.data.impressions import load_impressions
+from recsys.data.queries import load_judgments
 from recsys.data.ratings import load_ratings
 from recsys.rating import RatingRecipe, save_rating, train_rating
 from recsys.recipe import checked_fields
+from recsys.search.ranker import SearchModel, save_search, train_search
+from recsys.search.towers import TowerRecipe
 
 
 @dataclass(frozen=True)
 class Task:
     """What is predicted: how its log is read, and how a model is made of it and kept."""
 
-    recipe: type[RatingRecipe] | type[ClickRecipe]
+    recipe: type[RatingRecipe] | type[ClickRecipe] | type[TowerRecipe]
     load: Callable[[str], pl.DataFrame]
     train: Callable[..., tuple[Any, dict[str, float]]]
     save: Callable[[Path, Any, dict[str, float]], Path]
 
 
-def task_of(name: str) -> Task:
-    """The task ``rating`` or ``click``."""
+def task_of(name: str, judgments: str | None = None) -> Task:
+    """The task ``rating``, ``click`` or ``search``; the last takes judged queries."""
     return {
         "rating": Task(RatingRecipe, load_ratings, train_rating, save_rating),
         "click": Task(ClickRecipe, load_impressions, train_click, save_click),
+        "search": Task(TowerRecipe, load_catalogue, _search_trained_on(judgments), _save_search),
     }[name]
 
 
+def _search_trained_on(judgments: str | None) -> Callable[..., tuple[SearchModel, dict]]:
+    def train_towers(catalogue: pl.DataFrame, recipe: TowerRecipe, *, progress: Progress):
+        judged = load_judgments(judgments).by_query() if judgments else None
+        return train_search(catalogue, recipe, judged=judged, progress=progress), {}
+
+    return train_towers
+
+
+def _save_search(folder: Path, model: SearchModel, metrics: dict[str, float]) -> Path:
+    return save_search(folder, model)
+
+
+@recorded("train")
 def train(
-    environment: Environment, name: str, data: str, changes: dict[str, Any], progress: Progress
+    environment: Environment,
+    name: str,
+    data: str,
+    changes: dict[str, Any],
+    progress: Progress,
+    judgments: str | None = None,
 ) -> learning.Trained:
-    """Train and store a model; no channel points to it, since those are for what recommends.
+    """Train and store a model; no channel points to it before it is deployed.
 
     Parameters
     ----------
     name
-        ``rating`` or ``click``.
+        ``rating``, ``click`` or ``search``.
     data
-        A log of ratings or of impressions: a path, s3:// or gs://; for ratings also `synthetic`.
+        A log of ratings or of impressions, or a catalogue: a path, s3:// or gs://; but for
+        impressions also `synthetic`.
     changes
         Fields of the task's recipe that differ from its defaults.
+    judgments
+        Of search: judged queries that fit the weights of its signals; the generated shop has some.
 
     Raises
     ------
     CommandError, recsys.errors.RecipeError
         There are no generated impressions, or the recipe has a wrong field: exit code 2.
     """
-    task = task_of(name)
-    recipe = task.recipe(**checked_fields(task.recipe, changes))
     address = _address(environment, name, data)
+    if name == "search" and data == learning.SYNTHETIC:
+        judgments = judgments or address
+    task = task_of(name, judgments)
+    recipe = task.recipe(**checked_fields(task.recipe, changes))
     start = time.monotonic()
     log = task.load(address)
     model, metrics = task.train(log, recipe, progress=progress)
@@ -71,9 +100,10 @@ def train(
         "made_by": f"train --task {name}",
         "data": {
             "address": data if data == learning.SYNTHETIC else address,
-            "fingerprint": sha256(columns.encode() + log.write_csv().encode()).hexdigest(),
+            "fingerprint": sha256(columns.encode() + log.write_ndjson().encode()).hexdigest(),
             "rows": len(log),
-        },
+        }
+        | ({"judgments": judgments} if judgments else {}),
         "recipe": asdict(recipe),
         "stages": [{"stage": f"train {name}"}],
         "metrics": metrics,

@@ -13,7 +13,7 @@ from cli.environment import Environment
 from cli.errors import CommandError, ServingError
 from cli.learning import environment_store, lineage_of, load_data
 from cli.nginx import nginx_program
-from cli.serving_client import MODEL, ServingClient
+from cli.serving_client import RECOMMEND, ServingClient
 from cli.steps import recorded
 
 
@@ -37,21 +37,21 @@ class Recommendation:
     model: str
 
 
-def serving_client(environment: Environment) -> ServingClient:
-    """Client of the environment's TorchServe itself."""
+def serving_client(environment: Environment, kind: str = RECOMMEND) -> ServingClient:
+    """Client of the environment's TorchServe itself, for models of a kind."""
     environment.require_local("Serving")
     ports = environment.settings.ports.torchserve
     return ServingClient(
-        f"http://127.0.0.1:{ports.management}", f"http://127.0.0.1:{ports.inference}"
+        f"http://127.0.0.1:{ports.management}", f"http://127.0.0.1:{ports.inference}", kind
     )
 
 
-def public_client(environment: Environment) -> ServingClient:
+def public_client(environment: Environment, kind: str = RECOMMEND) -> ServingClient:
     """The same as a user has it: through the proxy, where this machine has nginx."""
-    client, ports = serving_client(environment), environment.settings.ports.torchserve
+    client, ports = serving_client(environment, kind), environment.settings.ports.torchserve
     if nginx_program() is None:
         return client
-    return ServingClient(client.management_url, f"http://127.0.0.1:{ports.public}")
+    return ServingClient(client.management_url, f"http://127.0.0.1:{ports.public}", kind)
 
 
 def torchserve_folder(environment: Environment) -> Path:
@@ -61,40 +61,36 @@ def torchserve_folder(environment: Environment) -> Path:
 
 @recorded("deploy")
 def deploy(environment: Environment, reference: str, progress: Progress) -> Deployed:
-    """Serve a stored model and move `production` to it; see `cli.deployment.deploy`.
+    """Serve a stored model and move the channel of its kind to it; see `cli.deployment.deploy`.
 
-    Refused while a trial is on.
+    Refused while a trial is on, where it recommends.
     """
-    trials.require_none(environment)
-    return deployed(
-        environment,
-        deployment.deploy(
-            environment_store(environment),
-            reference,
-            client=serving_client(environment),
-            folder=torchserve_folder(environment),
-            progress=progress,
-        ),
-    )
+    store = environment_store(environment)
+    kind = deployment.kind_of_model(store, store.resolve(reference))
+    client = _client_for_all(environment, kind)
+    folder = torchserve_folder(environment)
+    done = deployment.deploy(store, reference, client=client, folder=folder, progress=progress)
+    return deployed(environment, done, kind)
 
 
-def roll_back(environment: Environment) -> Deployed:
-    """Serve the model before again; see `cli.deployment.roll_back`.
+def roll_back(environment: Environment, kind: str = RECOMMEND) -> Deployed:
+    """Serve the model of a kind before again; see `cli.deployment.roll_back`.
 
-    Refused while a trial is on.
+    Refused while a trial is on, of those that recommend.
     """
-    trials.require_none(environment)
-    return deployed(
-        environment,
-        deployment.roll_back(
-            environment_store(environment),
-            client=serving_client(environment),
-            folder=torchserve_folder(environment),
-        ),
-    )
+    client, store = _client_for_all(environment, kind), environment_store(environment)
+    done = deployment.roll_back(store, client=client, folder=torchserve_folder(environment))
+    return deployed(environment, done, kind)
 
 
-def deployed(environment: Environment, done: Deployment) -> Deployed:
+def _client_for_all(environment: Environment, kind: str) -> ServingClient:
+    """A client to change what all users are served by a kind."""
+    if kind == RECOMMEND:
+        trials.require_none(environment)
+    return serving_client(environment, kind)
+
+
+def deployed(environment: Environment, done: Deployment, kind: str = RECOMMEND) -> Deployed:
     """Note in the audit log what a deployment changed, and say where the model answers."""
     if done.changed:
         log = environment.audit_log()
@@ -105,14 +101,14 @@ def deployed(environment: Environment, done: Deployment) -> Deployed:
                 f"Model {done.digest} is in production, but {log.path} could not note it "
                 f"({error.strerror}): make room there, and tell who reads that log."
             ) from None
-    address = f"{public_client(environment).inference_url}/predictions/{MODEL}"
+    address = f"{public_client(environment, kind).inference_url}/predictions/{kind}"
     return Deployed(done.digest, done.previous, done.changed, address)
 
 
-def served_digest(environment: Environment) -> str | None:
-    """Digest of the model that answers now; None where none does."""
+def served_digest(environment: Environment, kind: str = RECOMMEND) -> str | None:
+    """Digest of the model of a kind that answers now; None where none does."""
     try:
-        current = serving_client(environment).serving()
+        current = serving_client(environment, kind).serving()
     except ServingError:
         return None
     return current.digest if current is not None and current.ready else None

@@ -13,7 +13,8 @@ from cli.tracing import trace_headers
 if TYPE_CHECKING:
     import urllib3
 
-MODEL = "recommend"
+RECOMMEND = "recommend"
+OTHER_KINDS = ("search", "rating", "click")
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,20 @@ class ServedVersion:
 
 
 class ServingClient:
-    """Speaks to one TorchServe.
+    """Speaks to one TorchServe about the models of one kind.
 
     Parameters
     ----------
     management_url, inference_url
         Addresses of its two APIs, for example ``http://127.0.0.1:8081``.
+    kind
+        What the models do; their name in TorchServe.
     """
 
-    def __init__(self, management_url: str, inference_url: str) -> None:
+    def __init__(self, management_url: str, inference_url: str, kind: str = RECOMMEND) -> None:
         self.management_url = management_url.rstrip("/")
         self.inference_url = inference_url.rstrip("/")
+        self.kind = kind
 
     def ready(self) -> bool:
         """Whether both APIs answer."""
@@ -53,12 +57,12 @@ class ServingClient:
 
     def versions(self) -> list[ServedVersion]:
         """Models that are registered, ready or not."""
-        answer = self._manage("GET", f"/models/{MODEL}/all")
+        answer = self._manage("GET", f"/models/{self.kind}/all")
         if answer.status == 404:
             return []
         rows = self._expect(answer, "list its models")
         # Only the address without a version tells which one is the default.
-        (default,) = self._expect(self._manage("GET", f"/models/{MODEL}"), "name its model")
+        (default,) = self._expect(self._manage("GET", f"/models/{self.kind}"), "name its model")
         return [
             ServedVersion(
                 f"sha256:{row['modelVersion']}",
@@ -80,12 +84,12 @@ class ServingClient:
 
     def set_default(self, digest: str) -> None:
         """Let this version answer requests without a version."""
-        answer = self._manage("PUT", f"{_version_path(digest)}/set-default")
+        answer = self._manage("PUT", f"{self._path(digest)}/set-default")
         self._expect(answer, f"make {digest} the default")
 
     def unregister(self, digest: str) -> None:
         """Remove a version and end its worker; one that is not there is fine."""
-        answer = self._manage("DELETE", _version_path(digest), timeout=60)
+        answer = self._manage("DELETE", self._path(digest), timeout=60)
         if answer.status != 404:
             self._expect(answer, f"remove {digest}")
 
@@ -120,18 +124,24 @@ class ServingClient:
         ServingError
             No model is served, TorchServe does not answer, or it refuses the request.
         """
-        version = f"/{digest.removeprefix('sha256:')}" if digest else ""
-        url = f"{self.inference_url}/predictions/{MODEL}{version}"
         body = {"history": history, "k": k, "exclude_seen": exclude_seen}
-        headers = trace_headers()
-        if user:
-            body["user"] = user
-            headers["X-User"] = quote(user)
+        return self.predict(body | ({"user": user} if user else {}), digest=digest, user=user)
+
+    def predict(
+        self, body: dict[str, Any], *, digest: str | None = None, user: str | None = None
+    ) -> dict[str, Any]:
+        """The answer to a request of the client's kind; errors and parameters as `recommend`."""
+        version = f"/{digest.removeprefix('sha256:')}" if digest else ""
+        url = f"{self.inference_url}/predictions/{self.kind}{version}"
+        headers = trace_headers() | ({"X-User": quote(user)} if user else {})
         # Asking twice does no harm; 503 is a worker that is just being replaced.
         answer = self._send("POST", url, json=body, headers=headers, retry_statuses=(503,))
         if answer.status == 404:
             raise ServingError("No model is served yet: run `hybrid deploy`.")
-        return self._expect(answer, "recommend")
+        return self._expect(answer, self.kind)
+
+    def _path(self, digest: str) -> str:
+        return f"/models/{self.kind}/{digest.removeprefix('sha256:')}"
 
     @cached_property
     def _http(self) -> urllib3.PoolManager:
@@ -204,7 +214,3 @@ class ServingClient:
         reason = body.get("error") or body.get("message") if isinstance(body, dict) else body
         reason = str(reason).strip().rstrip(".")
         raise ServingError(f"TorchServe refuses to {action} (HTTP {answer.status}): {reason}")
-
-
-def _version_path(digest: str) -> str:
-    return f"/models/{MODEL}/{digest.removeprefix('sha256:')}"

@@ -7,18 +7,20 @@ from typing import Any
 
 from cli.environment import Environment
 from cli.layers import LAYERS
+from cli.serving_client import OTHER_KINDS, RECOMMEND
 from cli.state import resource_counts
 
 
 def survey(environment: Environment) -> dict[str, Any]:
     """Layers with their resources, local servers, model channels, what serves, a trial.
 
+    `serving` is of recommendations; `also_serving` has the kinds beside it that have a channel.
     `stale` tells why answers do not know what users did of late; None where they do.
     """
     with ThreadPoolExecutor(5) as pool:
         counts = pool.submit(resource_counts, environment)
         channels = pool.submit(_channels, environment)
-        serving = pool.submit(_serving, environment)
+        serving = pool.submit(_serving, environment, RECOMMEND)
         trial = pool.submit(_trial, environment)
         stale = pool.submit(_stale, environment)
         servers = _servers(environment)
@@ -27,6 +29,11 @@ def survey(environment: Environment) -> dict[str, Any]:
             "servers": servers,
             "channels": channels.result(),
             "serving": serving.result(),
+            "also_serving": {
+                kind: _serving(environment, kind)
+                for kind in OTHER_KINDS
+                if f"production-{kind}" in channels.result()
+            },
             "trial": trial.result(),
             "stale": stale.result() if servers else None,
         }
@@ -78,9 +85,9 @@ def _stale(environment: Environment) -> str | None:
     return problem(environment)
 
 
-def _serving(environment: Environment) -> str | None:
+def _serving(environment: Environment, kind: str) -> str | None:
     if not environment.is_local:
         return None
     from cli.production import served_digest
 
-    return served_digest(environment)
+    return served_digest(environment, kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -94,8 +94,20 @@ def kind_in(folder: Path) -> Kind:
     ArchiveError
         The folder holds no artefact of a known kind, or not all of it.
     """
-    kind = next((kind for kind in KINDS if (folder / kind.files[0]).is_file()), RECOMMEND)
+    names = {file.name for file in folder.iterdir() if file.is_file()} if folder.is_dir() else set()
+    return kind_of(names, str(folder))
+
+
+def kind_of(names: Collection[str], place: str) -> Kind:
+    """The kind of an artefact with files of these names, which lie in `place`.
+
+    Raises
+    ------
+    ArchiveError
+        They are not all that an artefact of a known kind has.
+    """
+    kind = next((kind for kind in KINDS if kind.files[0] in names), RECOMMEND)
     for name in kind.files:
-        if not (folder / name).is_file():
-            raise ArchiveError(f"{folder} holds no model: {name} is missing.")
+        if name not in names:
+            raise ArchiveError(f"{place} holds no model: {name} is missing.")
     return kind

@@ -15,7 +15,11 @@ from datetime import UTC, datetime
 from model_store.errors import StoreError
 from model_store.objects import Objects
 
-CHANNELS = ("candidate", "staging", "canary", "production")
+CHANNELS = (
+    "candidate", "staging", "canary", "production",
+    # Of models that do something else than recommend, by kind.
+    "production-search", "production-rating", "production-click",
+)  # fmt: skip
 # More moves than anybody goes back; older lines are dropped.
 KEPT = 200
 

@@ -8,6 +8,7 @@ import click
 
 from cli.application import Application
 from cli.options import environment_option, json_option
+from cli.serving_client import OTHER_KINDS, RECOMMEND
 
 
 class Share(click.ParamType):
@@ -36,6 +37,8 @@ class Share(click.ParamType):
 @click.option("--promote", is_flag=True, help="Put the model on trial into production.")
 @click.option("--abort", is_flag=True, help="Take the model on trial back.")
 @click.option("--rollback", is_flag=True, help="Put the model before into production again.")
+@click.option("--kind", type=click.Choice([RECOMMEND, *OTHER_KINDS]), default=RECOMMEND,
+              show_default=True, help="Of which kind, for --rollback.")  # fmt: skip
 @click.option("--edge", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write a bundle that serves it elsewhere, and deploy nothing.")  # fmt: skip
 @click.option("--margin", type=click.FloatRange(0.01, 50), default=1.0, show_default=True,
@@ -57,6 +60,7 @@ def deploy(
     promote: bool,
     abort: bool,
     rollback: bool,
+    kind: str,
     edge: Path | None,
     margin: float,
     slow_after: float,
@@ -66,7 +70,8 @@ def deploy(
 ) -> None:
     """Serve MODEL (default: candidate) through TorchServe and make it `production`.
 
-    MODEL is a channel, a digest or its first digits. The version that serves now goes on serving
+    MODEL is a channel, a digest or its first digits. One that searches, rates or predicts clicks
+    becomes `production-search` and so on, and answers beside the one that recommends. The version that serves now goes on serving
     until the new one has passed its smoke test, and stays loaded for --rollback.
 
     With --canary the new version answers a share of the users, always the same ones, while errors,
@@ -89,6 +94,8 @@ def deploy(
         raise click.UsageError(f"{' and '.join(chosen)} exclude each other.")
     if model and chosen and chosen[0] not in ("--canary", "--shadow", "--edge"):
         raise click.UsageError(f"{chosen[0]} takes no MODEL: it knows which one.")
+    if kind != RECOMMEND and not rollback:
+        raise click.UsageError("--kind goes with --rollback; MODEL tells its own kind.")
     target = app.environment(environment)
     if edge is not None:
         _bundle(app, target, model or "candidate", edge, as_json)
@@ -98,7 +105,7 @@ def deploy(
         return
     with environment_lock(target.folder, "hybrid deploy"), app.progress("deploy") as progress:
         if rollback:
-            deployed = production.roll_back(target)
+            deployed = production.roll_back(target, kind)
         elif not chosen:
             deployed = production.deploy(target, model or "candidate", progress)
         else:

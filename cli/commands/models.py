@@ -240,5 +240,5 @@ def _brief(value: Any) -> str:
 
 
 def _tell_of_serving(app: Application, channel: str) -> None:
-    if channel == "production":
-        app.say("`hybrid deploy production` serves it.")
+    if channel.startswith("production"):
+        app.say(f"`hybrid deploy {channel}` serves it.")

@@ -32,6 +32,8 @@ def status(app: Application, environment: str, as_json: bool) -> None:
     if found["channels"]:
         app.show_table(["channel", "model"], list(found["channels"].items()))
     click.echo(f"Serving: {found['serving'] or 'nothing'}")
+    for kind, digest in found["also_serving"].items():
+        click.echo(f"Serving {kind}: {digest or 'nothing'}")
     if found["stale"]:
         click.echo(f"Without what users did of late: {found['stale']}")
     if found["trial"]:

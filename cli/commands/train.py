@@ -14,8 +14,10 @@ from cli.options import environment_option, json_option
 @environment_option
 @click.option("--data", default="synthetic", show_default=True,
               help="Generated shop, or a folder or file of interactions (also s3://, gs://).")
-@click.option("--task", type=click.Choice(["next-item", "rating", "click"]),
+@click.option("--task", type=click.Choice(["next-item", "rating", "click", "search"]),
               default="next-item", show_default=True, help="What the model predicts.")
+@click.option("--judgments", metavar="PATH",
+              help="For search: judged queries that set how much each signal counts.")
 @click.option("--recipe", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="YAML file with fields of the recipe; the options below come before it.")
 @click.option("--epochs", type=click.IntRange(1), help="Most epochs of fine-tuning.")
@@ -40,6 +42,7 @@ def train(
     environment: str,
     data: str,
     task: str,
+    judgments: str | None,
     file: Path | None,
     workers: int,
     shard_items: bool,
@@ -52,8 +55,9 @@ def train(
     An option that is left out keeps the recipe's default. The model goes to the store, and the
     channel `candidate` points to it.
 
-    With --task rating or click the data are ratings or logged impressions, the recipe is that of
-    `recsys.rating` or `recsys.click`, and the model goes to the store without a channel.
+    With --task rating, click or search the data are ratings, logged impressions or a catalogue, the
+    recipe is that of `recsys.rating`, `recsys.click` or `recsys.search.towers`, and the model goes
+    to the store without a channel; hybrid deploy DIGEST serves it.
     """
     from dataclasses import asdict
 
@@ -63,6 +67,8 @@ def train(
     target = app.environment(environment)
     changes = learning.read_recipe(file) if file else {}
     changes |= {name: value for name, value in recipe.items() if value is not None}
+    if judgments and task != "search":
+        raise click.UsageError("Only --task search takes --judgments.")
     if task != "next-item":
         whole = {"--workers": workers > 1, "--shard-items": shard_items, "--wandb": wandb_project}
         if given := [option for option, value in whole.items() if value]:
@@ -81,7 +87,7 @@ def train(
         else:
             from cli import prediction
 
-            trained = prediction.train(target, task, data, changes, progress)
+            trained = prediction.train(target, task, data, changes, progress, judgments)
     if as_json:
         app.show_json(asdict(trained))
         return
@@ -89,7 +95,8 @@ def train(
         show_metrics(app, trained)
         place = "the candidate"
     else:
-        show_metrics(app, trained, "test")
+        if trained.metrics:
+            show_metrics(app, trained, "test")
         place = "stored"
     click.echo(f"Model {trained.digest} is {place} after {trained.seconds:.0f} s.")
 

@@ -1,4 +1,4 @@
-"""`hybrid train --task rating|click` on a store in a folder."""
+"""`hybrid train --task rating|click|search` on a store in a folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cli.environment import Environment
 from cli.learning import environment_store
 from recsys.click import load_click
 from recsys.rating import load_rating
+from recsys.search.ranker import DEFAULT_WEIGHTS, load_search
 from tests.cli.ended import ends
 
 
@@ -64,10 +65,21 @@ def test_a_click_model_learns_from_a_log_and_a_recipe_file(home, impressions, ca
     assert model.recipe.features == ("segment",)
 
 
+def test_a_search_model_of_the_generated_shop_is_stored(home, capsys) -> None:
+    code, out, _ = ends(capsys, "train", "--task", "search", "--epochs", "1", "--json")
+    assert code == 0
+    digest = json.loads(out)["digest"]
+    model = load_search(stored(home, digest))
+    assert model.towers.recipe.epochs == 1
+    # The shop's judged queries have set them.
+    assert model.weights != DEFAULT_WEIGHTS
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--task", "click"], "shop logs no impressions"),
+        (["--judgments", "queries.csv"], "Only --task search takes --judgments"),
         (["--task", "rating", "--blocks", "2"], "unknown key 'blocks'"),
         (["--task", "rating", "--workers", "2"], "Only --task next-item takes --workers"),
         (["--task", "bids"], "'bids' is not one of"),

@@ -21,7 +21,7 @@ import pytest
 import torch
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
-from cli.deployment import deploy, restore
+from cli.deployment import deploy, kind_of_model, restore, retire, roll_back
 from cli.errors import ServingError
 from cli.serving_client import ServingClient
 from cli.torchserve import archives_of, find_java, torchserve_command
@@ -206,15 +206,38 @@ def test_what_serves_already_is_left_alone(server: TorchServe, store: Store, fir
     assert restore(store, client=server.client, folder=server.folder) == first
 
 
+def write_rating(folder: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    return save_rating(folder, RatingModel(["u"], ["i"], RatingRecipe()), {})
+
+
 @needs_java
-def test_a_model_of_another_kind_is_refused_by_name(
+def test_a_model_of_another_kind_serves_beside_the_one_that_recommends(
     server: TorchServe, store: Store, first: str, tmp_path: Path
 ) -> None:
-    rating = RatingModel(["u"], ["i"], RatingRecipe())
-    digest = store.put(save_rating(tmp_path / "rating", rating, {}), lineage={})
-    with pytest.raises(ServingError, match="is a rating model, and a deployment is of one that"):
-        deploy(store, digest, client=server.client, folder=server.folder)
+    old, new = (
+        store.put(write_rating(tmp_path / str(seed), seed), lineage={}) for seed in (1, 2)
+    )
+    assert kind_of_model(store, old) == "rating" and kind_of_model(store, first) == "recommend"
+    with pytest.raises(ServingError, match="is a rating model, and the channel production is for"):
+        deploy(store, old, client=server.client, folder=server.folder)
+    rates = ServingClient(server.client.management_url, server.client.inference_url, "rating")
+    body = {"user": "u", "items": ["i"]}
+    for digest in (old, new):
+        assert deploy(store, digest, client=rates, folder=server.folder).changed
+        assert rates.predict(body)["model"] == digest
+    assert roll_back(store, client=rates, folder=server.folder).digest == old
+    assert rates.predict(body)["model"] == old
+    assert store.channels() == {"production": first, "production-rating": old}
+    # What was lost comes back, and neither kind takes anything from the other.
+    rates.unregister(new)
+    rates.unregister(old)
+    assert restore(store, client=rates, folder=server.folder) == old
+    assert rates.predict(body)["model"] == old
+    assert restore(store, client=server.client, folder=server.folder) == first
     assert served(server) == [(first, True, True)]
+    retire(rates, server.folder, keep=set())
+    assert rates.versions() == [] and served(server) == [(first, True, True)]
 
 
 @needs_java

@@ -247,7 +247,7 @@ def test_a_rival_that_creates_the_channel_first_wins(
 
 def test_unknown_channels_and_models_are_refused(store: Store, make_model: Make) -> None:
     digest = store.put(make_model(), lineage={})
-    known = "candidate, staging, canary, production"
+    known = "candidate, staging, canary, production, production-search"
     with pytest.raises(StoreError, match=f"no channel 'prod': use {known}"):
         store.move_channel("prod", digest)
     with pytest.raises(StoreError, match="There is no model"):
