@@ -27,7 +27,7 @@ POLL_SECONDS = 2.0
 PROMOTE, ABORT, OPEN = "promote", "abort", "open"
 # Columns of the two logs and the polars types that they are read as.
 REQUEST = {"id": "String", "at": "Float64", "arm": "String", "status": "Int64",
-           "seconds": "Float64"}  # fmt: skip
+           "seconds": "Float64", "cause": "String"}  # fmt: skip
 CLICK = {"id": "String", "at": "Float64"}
 
 
@@ -72,6 +72,8 @@ def compare(environment: Environment, trial: Trial, now: float | None = None) ->
     """
     rules = trial.rules
     requests = _read(trials.requests_file(environment, trial), REQUEST)
+    # What neither version can help, such as that there is no session store, tells nothing of them.
+    requests = requests.filter(requests["cause"] == "")
     clicks = _read(trials.outcomes_file(environment, trial), CLICK)
     measured = {
         "errors": (requests, requests["status"] >= 500),
@@ -197,7 +199,8 @@ def _read(file: Path, columns: dict[str, str]) -> pl.DataFrame:
     except pl.exceptions.ComputeError:
         whole = b"\n".join(line for line in lines.splitlines() if _is_json(line))
         rows = pl.read_ndjson(whole, schema=schema)
-    return rows.drop_nulls()
+    # Lines from before there was a cause have none.
+    return rows.with_columns(pl.col(n).fill_null("") for n in columns if n == "cause").drop_nulls()
 
 
 def _is_json(line: bytes) -> bool:

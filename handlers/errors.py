@@ -4,9 +4,13 @@ from __future__ import annotations
 
 
 class Refused(Exception):
-    """A request gets no answer; `status` is the HTTP status code."""
+    """A request gets no answer; `status` is the HTTP status code.
 
-    status = 500
+    `cause` names what beside the model keeps it from one, such as the session store; it is empty
+    where nothing does.
+    """
+
+    status, cause = 500, ""
 
 
 class BadRequest(Refused):
@@ -36,7 +40,7 @@ class OtherSite(Refused):
 class NoSessions(Refused):
     """There is no session store, or it does not answer; the same request may be sent again."""
 
-    status = 503
+    status, cause = 503, "sessions"
 
 
 class ArchiveError(Exception):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # How many requests are answered at once when the model is loaded: the first user does not wait for
 # what is set up at the first batch of a size.
 WARM_UP = (1, 2, 4, 8, 16)
+CAUSE = "X-Hybrid-Cause"
 
 
 class Service:
@@ -115,6 +116,9 @@ class Service:
             context.set_response_header(place, "Server-Timing", watch.header)
         else:
             context.set_response_status(status, HTTPStatus(status).phrase, place)
+            # A trial of two versions counts neither as failed for what both stand beside.
+            if cause := getattr(answer, "cause", ""):
+                context.set_response_header(place, CAUSE, cause)
         return body
 
 

@@ -198,7 +198,8 @@ def _division(second: SecondVersion | None) -> str:
 def _log_format(name: str, arm: str) -> str:
     return (
         f"    log_format {name} escape=json '{{\"id\":\"$request_id\",\"at\":$msec,"
-        f'"arm":"{arm}","status":$status,"seconds":$request_time}}\';\n'
+        f'"arm":"{arm}","status":$status,"seconds":$request_time,'
+        "\"cause\":\"$upstream_http_x_hybrid_cause\"}';\n"
     )
 
 

@@ -17,7 +17,9 @@ from cli.deployment import Deployment
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.experiment import ABORT, OPEN, PROMOTE, compare, in_words, verdict, watch
+from cli.learning import environment_store
 from cli.trials import Rules, Trial
+from handlers.kinds import RECOMMEND
 from tests.cli.ended import ends
 from tests.federation.servers import free_port
 
@@ -97,6 +99,19 @@ def test_a_line_that_is_torn_or_no_json_counts_as_none(environment, trial) -> No
     text = json.dumps(whole) + "\n" + '{"id": "r2", "at"\n' + json.dumps(whole)[:-4]
     trials.requests_file(environment, trial).write_text(text)
     assert [each.canary.requests for each in compare(environment, trial)] == [1, 1]
+
+
+def test_what_no_version_can_help_tells_nothing_of_them(environment, trial) -> None:
+    rows = [
+        {"id": f"r{n}", "at": float(n), "arm": "canary", "status": 503, "seconds": 0.01,
+         "cause": cause}
+        for n, cause in enumerate(["", "sessions", "sessions"])
+    ]  # fmt: skip
+    lines = [json.dumps(row) + "\n" for row in rows]
+    trials.requests_file(environment, trial).write_text("".join(lines))
+    assert [(each.canary.requests, each.canary.rate) for each in compare(environment, trial)] == [
+        (1, 1.0), (1, 0.0),
+    ]  # fmt: skip
 
 
 def test_a_click_counts_within_its_window_and_a_request_once_that_has_passed(
@@ -212,7 +227,12 @@ def test_wrong_usage_of_deploy_is_told(environment, capsys, arguments, sentence)
     assert code == 2 and sentence in error
 
 
-def test_deploying_under_a_trial_is_refused(environment, trial, capsys) -> None:
+def test_deploying_under_a_trial_is_refused(environment, trial, tmp_path, capsys) -> None:
+    for name in RECOMMEND.files:
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_text("{}")
+    store = environment_store(environment)
+    store.move_channel("candidate", store.put(tmp_path / "model", lineage={}))
     for arguments in (["candidate"], ["--rollback"]):
         code, _, error = ends(capsys, "deploy", *arguments)
         assert code == 1

@@ -113,6 +113,15 @@ def test_a_failing_model_answers_500_and_its_log_has_the_ids_of_its_requests(
     assert "not finite" in line["exc_info"] and line["time"]
 
 
+def test_where_no_event_can_be_stored_the_answer_says_that_the_model_is_not_the_cause(
+    handler: Service, context: Context
+) -> None:
+    ((status, _),) = call(handler, context, b'{"user": "u", "events": [{"item": "item-1"}]}')
+    assert (status, context.get_response_headers(0)["X-Hybrid-Cause"]) == (503, "sessions")
+    ((status, _),) = call(handler, context, b"{")
+    assert status == 400 and "X-Hybrid-Cause" not in context.get_response_headers(0)
+
+
 def test_one_class_only_for_torchserve_to_find() -> None:
     from ts.utils.util import list_classes_from_module
 

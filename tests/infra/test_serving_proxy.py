@@ -95,6 +95,8 @@ class Echo(BaseHTTPRequestHandler):
         statuses = self.server.statuses.get(self.path)
         self.send_response(statuses.pop(0) if statuses else 200)
         self.send_header("Content-Length", str(len(answer)))
+        if cause := self.headers.get("Fails-For"):
+            self.send_header("X-Hybrid-Cause", cause)
         self.send_header("Was-Of-Type", self.headers.get("Content-Type", ""))
         self.end_headers()
         self.wfile.write(answer)
@@ -264,8 +266,12 @@ def test_the_log_tells_version_status_and_time_and_names_no_user(nginx: Nginx) -
     assert [line["id"] for line in lines] == ids
     assert Counter(line["status"] for line in lines) == {200: 19, 500: 1}
     assert {line["arm"] for line in lines} == {"production", "canary"}
-    assert all(line.keys() == {"id", "at", "arm", "status", "seconds"} for line in lines)
+    assert all(line.keys() == {"id", "at", "arm", "status", "seconds", "cause"} for line in lines)
+    assert {line["cause"] for line in lines} == {""}
     assert "someone" not in nginx.log.read_text()
+    nginx.upstream.statuses |= {MODEL_PATH: [503] * 2, f"{MODEL_PATH}/{NEW}": [503] * 2}
+    nginx.ask(headers={"Fails-For": "sessions"})
+    assert nginx.lines(21)[-1] | {"status": 503, "cause": "sessions"} == nginx.lines(21)[-1]
 
 
 @needs_nginx
