@@ -220,6 +220,7 @@ def test_clicks_are_recorded_for_the_trial_that_is_on(environment, trial, capsys
         (["--canary", "5%", "--shadow"], "--canary and --shadow exclude each other"),
         (["candidate", "--abort"], "--abort takes no MODEL: it knows which one"),
         (["--canary", "5%", "--margin", "0"], "Invalid value for '--margin'"),
+        (["candidate", "--kind", "search"], "--kind goes with --rollback"),
     ],
 )
 def test_wrong_usage_of_deploy_is_told(environment, capsys, arguments, sentence) -> None:
