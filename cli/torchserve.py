@@ -12,8 +12,8 @@ from pathlib import Path
 from cli.errors import ServingError
 from cli.files import short_path, write_text
 
-# One stream of JSON lines for the supervisor, without those that TorchServe writes at every request;
-# what a handler logs is such a line already.
+# One stream of JSON lines for the supervisor, without those that TorchServe writes at every
+# request; what a handler logs is such a line already.
 LOGGING = """\
 <Configuration status="error">
   <Appenders>

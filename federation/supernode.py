@@ -3,7 +3,7 @@
 Flower 1.41 looks for a ClientApp's reply every half second, and a ClientApp that is quicker than
 the download of its message tries again after a second. Who runs ClientApps has to ask for tasks
 over and over. And the SuperNode waits for ever for a ClientApp that ended before it had taken its
-message. All four are matters of the node's state, which Flower's ``start_client_internal`` is
+message, or in the middle of its reply. All five are matters of the node's state, which Flower's ``start_client_internal`` is
 given from outside: this gives it :class:`PromptState` and does for the rest what
 ``flower-supernode`` does in process isolation.
 """
@@ -86,7 +86,22 @@ class PromptState(InMemoryNodeState):
                 not self._has_whole(is_reply) or (is_reply and self._has_unanswered())
             ) and time.monotonic() < deadline:
                 time.sleep(LOOK_SECONDS)
-        return super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
+        if not is_reply:
+            return super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
+        super().get_messages_legacy(run_ids=[])  # it looks for ClientApps that have died
+        with self.lock_msg_store:
+            # Who has a reply waits until its last part has come, and does nothing else meanwhile.
+            ready = [
+                entry
+                for entry in self.msg_store.values()
+                if entry.message.metadata.reply_to_message_id
+                and not entry.is_retrieved
+                and (run_ids is None or entry.message.metadata.run_id in run_ids)
+                and self._is_whole(entry.message.metadata.message_id)
+            ][:limit]
+            for entry in ready:
+                entry.is_retrieved = True
+        return [entry.message for entry in ready]
 
     def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
         """Finish a task; a ClientApp's that failed gets an error for its reply if it has none."""
@@ -99,14 +114,21 @@ class PromptState(InMemoryNodeState):
         self._give_up(tasks)
 
     def _give_up(self, tasks: Sequence[Task]) -> None:
-        """Answer for ClientApps that have ended, whether they had taken their message or not."""
+        """Answer for ClientApps that have ended: before they took their message, or without a reply.
+
+        A reply of which parts are missing is none: they will not come any more.
+        """
         runs = {task.run_id for task in tasks if task.type == TaskType.CLIENT_APP}
         with self.lock_msg_store:
-            for entry in self.msg_store.values():
+            for entry in list(self.msg_store.values()):
                 metadata = entry.message.metadata
-                if metadata.run_id not in runs or metadata.reply_to_message_id:
+                if metadata.run_id not in runs:
                     continue
-                if not entry.is_retrieved:
+                if metadata.reply_to_message_id:
+                    if not entry.is_retrieved and not self._is_whole(metadata.message_id):
+                        self.delete_messages(message_ids=[metadata.message_id])
+                        self.object_store.delete(metadata.message_id)
+                elif not entry.is_retrieved:
                     entry.is_retrieved = True
                     self.record_message_processing_start(metadata.message_id)
                     self.object_store.delete(metadata.message_id)

@@ -71,8 +71,9 @@ def deploy(
     """Serve MODEL (default: candidate) through TorchServe and make it `production`.
 
     MODEL is a channel, a digest or its first digits. One that searches, rates or predicts clicks
-    becomes `production-search` and so on, and answers beside the one that recommends. The version that serves now goes on serving
-    until the new one has passed its smoke test, and stays loaded for --rollback.
+    becomes `production-search` and so on, and answers beside the one that recommends. The version
+    that serves now goes on serving until the new one has passed its smoke test, and stays loaded
+    for --rollback.
 
     With --canary the new version answers a share of the users, always the same ones, while errors,
     slow answers and clicks of both versions are compared until it is shown no worse, and promoted,

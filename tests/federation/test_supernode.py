@@ -10,6 +10,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 
+from federation import supernode
 from federation.supernode import PromptState, PromptStateFactory
 
 RUN, NODE = 1, 7
@@ -99,6 +100,24 @@ def test_the_reply_of_a_client_app_that_failed_afterwards_stands(state: PromptSt
     store(state, reply)
     state.finish_task(task, SubStatus.FAILED, "it was killed")
     assert state.get_messages_legacy(is_reply=True) == [reply]
+
+
+def test_half_a_reply_is_never_given_and_goes_with_the_client_app_that_died_over_it(
+    state: PromptState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supernode, "MOST_WAITING_SECONDS", 0.0)
+    message, task = asked(state)
+    state.get_messages_legacy(is_reply=False)
+    state.record_message_processing_start(message.metadata.message_id)
+    store(state, Message(RecordDict(), reply_to=message), whole=False)
+    assert state.get_messages_legacy(is_reply=True) == []
+    state.finish_task(task, SubStatus.FAILED, "it was killed")
+    (reply,) = state.get_messages_legacy(is_reply=True)
+    assert reply.error.code == ErrorCode.CLIENT_APP_CRASHED
+    # The next one's reply to the same message is taken.
+    again = Message(RecordDict({"again": ConfigRecord({"number": 2})}), reply_to=message)
+    store(state, again)
+    assert state.get_messages_legacy(is_reply=True) == [again]
 
 
 def test_who_asks_for_tasks_hears_of_one_when_it_is_made(state: PromptState) -> None:
