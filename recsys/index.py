@@ -33,7 +33,9 @@ KEPT = 0.999
 # learnt from.
 SAMPLE, POINTS = 2000, 40
 # Standard deviations above its centre at which a cluster is taken to hold its best items.
-SPREAD = 3.0
+SPREAD = 5.0
+# Clusters that are visited in any case: so many, and one in so many of the most that may be.
+FIRST, OF_MOST = 16, 16
 # How many of the best items `scores` tells apart where an index does not see all.
 REACH = 1000
 
@@ -98,10 +100,11 @@ class ApproximateIndex:
 
     A search visits the clusters in the order of the score of their centre and `SPREAD` standard
     deviations of their items: the best items lie at the rims. For that, centres have one more
-    coordinate, which meets the state's norm.
+    coordinate, which meets the state's norm. After the first clusters it stops where that score
+    falls below the last item's of those found: most states need few clusters, some need many.
 
-    How many clusters are visited and how many items are re-ranked is measured: as many as the
-    states given need for `recall`.
+    How many clusters are visited at most and how many items are re-ranked is measured: as many as
+    the states given need for `recall`.
 
     Parameters
     ----------
@@ -154,6 +157,7 @@ class ApproximateIndex:
         content = {
             "space": torch.from_numpy(self.to_space),
             "margin": torch.tensor(self._margin),
+            "spread": torch.tensor(SPREAD),
             "table": _fingerprint(self.table),
         }
         whole = self._index
@@ -169,52 +173,91 @@ class ApproximateIndex:
         FileNotFoundError, RuntimeError
             It wrote nothing, or half of it.
         RecsysError
-            It was of another table: it would name items that are not those it found.
+            It was of another table: it would name items that are not those it found. Or it was made
+            for a search that stops elsewhere.
         """
         made = cls.__new__(cls)
         made.table = np.ascontiguousarray(table)
         content = load_file(folder / KEPT_SPACE)
         if not torch.equal(content["table"], _fingerprint(made.table)):
             raise RecsysError(f"The index in {folder} is of other items or weights: make it anew.")
+        if "spread" not in content or content["spread"] != SPREAD:
+            raise RecsysError(f"The index in {folder} is of another version: make it anew.")
         made.to_space, made._margin = content["space"].numpy(), int(content["margin"])
         made._index = faiss.read_index(str(folder / KEPT_INDEX))
+        made._highest = faiss.downcast_index(made._index.quantizer)
         return made
 
     @property
     def visited(self) -> float:
-        """Share of the clusters that a search visits."""
+        """Share of the clusters that a search visits at most."""
         return self._index.nprobe / self._index.nlist
 
     def search(self, states: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         if allowed is None:
-            return self._search(states, k, None)
+            return self._search(states, k, self._index.nprobe)
         chosen = np.flatnonzero(allowed)
         if len(chosen) > EXACT_BELOW:
             # The best of some items lie in more clusters than the best of all.
             wide = min(self._index.nlist, round(self._index.nprobe * len(allowed) / len(chosen)))
             bits = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-            found = self._search(states, k, faiss.SearchParametersIVF(sel=bits, nprobe=wide))
+            found = self._search(states, k, wide, bits)
             if np.isfinite(found[0]).all():
                 return found
         values, best = best_of(states @ self.table[chosen].T, k)
         return values, chosen[best]
 
     def _search(
-        self, states: np.ndarray, k: int, how: faiss.SearchParametersIVF | None
+        self, states: np.ndarray, k: int, most: int, chosen: faiss.IDSelector | None = None
     ) -> Found:
-        items = len(self.table)
+        """Visit up to `most` clusters, whose items are all or those chosen."""
+        items, k = len(self.table), min(k, len(self.table))
         # Threads share out the clusters of a single state, but the states of a batch.
         self._index.parallel_mode = int(len(states) == 1)
         mapped = np.empty((len(states), self._index.d), np.float32)
         np.matmul(states, self.to_space, out=mapped[:, :-1])
         np.sqrt(np.einsum("ij,ij->i", mapped[:, :-1], mapped[:, :-1]), out=mapped[:, -1])
-        found = self._index.search(mapped, min(items, k + self._margin), params=how)[1]
+        count, first = min(items, k + self._margin), min(most, max(FIRST, most // OF_MOST))
+        # One more than is visited, by which most states are seen to need no more.
+        highest, clusters = self._highest.search(mapped, min(most, first + 1))
+        values, found = self._scan(mapped, clusters[:, :first], count, chosen)
+        last = values[:, k - 1 : k]
+        if (highest[:, first:] >= last).any():
+            highest, clusters = self._highest.search(mapped, most)
+            promising = highest >= last
+            wanted = slice(first, int(promising.sum(1).max()))
+            # Places without a cluster are passed over.
+            rest = np.where(promising[:, wanted], clusters[:, wanted], -1)
+            found = np.concatenate([found, self._scan(mapped, rest, count, chosen)[1]], axis=1)
         rows = self.table.take(found, axis=0, mode="clip")
         exact = np.matmul(rows, states[:, :, None])[:, :, 0]
         exact[found < 0] = -np.inf
-        best = np.argsort(-exact, axis=1, kind="stable")[:, : min(k, items)]
+        best = np.argsort(-exact, axis=1, kind="stable")[:, :k]
         row = np.arange(len(states))[:, None]
         return exact[row, best], np.maximum(found[row, best], 0)
+
+    def _scan(
+        self, mapped: np.ndarray, clusters: np.ndarray, count: int, chosen: faiss.IDSelector | None
+    ) -> Found:
+        """The best items by their codes in clusters int64[B, some]; -1 where there are no more."""
+        clusters = np.ascontiguousarray(clusters)
+        ignored = np.zeros(clusters.shape, np.float32)
+        values = np.empty((len(mapped), count), np.float32)
+        found = np.empty((len(mapped), count), np.int64)
+        # faiss's own wrapper knows neither another number of clusters nor a choice of items. The
+        # clusters' scores would count only if codes were of residuals.
+        self._index.search_preassigned_c(
+            len(mapped),
+            faiss.swig_ptr(mapped),
+            count,
+            faiss.swig_ptr(clusters),
+            faiss.swig_ptr(ignored),
+            faiss.swig_ptr(values),
+            faiss.swig_ptr(found),
+            False,
+            faiss.SearchParametersIVF(sel=chosen, nprobe=clusters.shape[1]),
+        )
+        return values, found
 
     def scores(self, states: np.ndarray) -> np.ndarray:
         return _spread(self, states, len(self.table))

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from recsys import index
 from recsys.errors import RecsysError
@@ -53,6 +55,26 @@ def test_a_higher_recall_visits_more_clusters() -> None:
     table, states = clustered(5000)
     few, many = (ApproximateIndex(table, states, recall=wanted) for wanted in (0.5, 0.9999))
     assert few.visited < many.visited <= 1
+
+
+def visits(made: ApproximateIndex, states: np.ndarray) -> list[int]:
+    """Clusters that are visited for each state."""
+    counts = []
+    for state in states:
+        faiss.cvar.indexIVF_stats.reset()
+        made.search(state[None], 10)
+        counts.append(faiss.cvar.indexIVF_stats.nlist)
+    return counts
+
+
+def test_a_state_whose_best_items_are_together_visits_few_clusters() -> None:
+    table, states = clustered(20_000, d=64)
+    random = np.random.default_rng(0)
+    hard = random.normal(size=states.shape).astype(np.float32)
+    made = ApproximateIndex(table, np.concatenate([states, hard])[::2], recall=0.999)
+    easy, others = visits(made, states[:30]), visits(made, hard[:30])
+    assert np.median(easy) == index.FIRST < np.median(others) / 2
+    assert recall(made.search(hard, 10)[1], best(hard, table)) >= 0.99
 
 
 @pytest.mark.parametrize("kind", [ExactIndex, QuantisedIndex, ApproximateIndex])
@@ -128,6 +150,16 @@ def test_a_kept_index_is_the_same_index(tmp_path: Path) -> None:
             assert np.array_equal(one, other)
     (tmp_path / "index.faiss").unlink()
     with pytest.raises(RuntimeError, match="index.faiss"):
+        ApproximateIndex.load(tmp_path, table)
+
+
+def test_an_index_kept_by_another_version_is_refused(tmp_path: Path) -> None:
+    table, states = clustered(3000)
+    ApproximateIndex(table, states).save(tmp_path)
+    content = load_file(tmp_path / "index.safetensors")
+    del content["spread"]
+    save_file(content, tmp_path / "index.safetensors")
+    with pytest.raises(RecsysError, match="is of another version: make it anew"):
         ApproximateIndex.load(tmp_path, table)
 
 
