@@ -2,7 +2,9 @@
 
 Each cell is a run of its own on the same servers. In the named phase of round 2 (or of the last
 exchange) the named process is killed; whatever has ended is started again half a second later, as
-a supervisor does. The sha256 of the resulting weights must be that of an undisturbed run::
+a supervisor does. The sha256 of the resulting weights must be that of an undisturbed run. A cell
+in which the process did not live in the phase, or the phase was over too soon to be seen, killed
+nothing: it says so and counts apart::
 
     python -m benchmarks.kill_matrix [--process NAME] [--phase NAME] [--rounds 2]
 """
@@ -10,6 +12,7 @@ a supervisor does. The sha256 of the resulting weights must be that of an undist
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import signal
@@ -17,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +33,7 @@ from recsys.artifact import save_model
 from recsys.data.interactions import Interactions, write_interactions
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
-from tests.federation.servers import Servers, children, until
+from tests.federation.servers import Servers, children
 
 PROCESSES = ("superlink", "superexec", "serverapp", "supernode", "executor", "clientapp")
 PHASES = ("before the message", "training", "after a reply", "checkpoint", "last exchange")
@@ -55,19 +59,27 @@ def main() -> None:
             servers.start_all()
             servers.supervise()
             expected, seconds = _run(servers, initial, folder / "whole", chosen.rounds)
+            if expected.startswith("FAILED"):
+                sys.exit(f"The undisturbed run: {expected}")
             print(f"undisturbed: {expected[:12]} in {seconds:.0f} s", flush=True)
-            same = total = 0
+            same = killed = total = 0
             for process in chosen.process or PROCESSES:
                 for phase in chosen.phase or PHASES:
                     run = folder / f"{process}-{phase}".replace(" ", "-")
-                    found, seconds = _cell(servers, initial, run, chosen.rounds, process, phase)
+                    found, seconds, victims = _cell(
+                        servers, initial, run, chosen.rounds, process, phase
+                    )
                     total += 1
-                    same += found == expected
-                    print(f"{process:10} {phase:18} {found[:12]:14} {seconds:4.0f} s", flush=True)
+                    killed += victims > 0
+                    same += victims > 0 and found == expected
+                    shown = found if found.startswith("FAILED") else found[:12]
+                    note = "" if victims else "  nothing killed: not there in this phase"
+                    print(f"{process:10} {phase:18} {shown:14} {seconds:4.0f} s{note}", flush=True)
         finally:
             servers.stop()
-    print(f"{same} of {total} cells have the undisturbed run's sha256")
-    sys.exit(same != total)
+    print(f"{same} of {killed} cells that killed have the undisturbed run's sha256")
+    print(f"{total - killed} of {total} cells killed nothing")
+    sys.exit(not 0 < same == killed)
 
 
 def _shop(folder: Path) -> tuple[Path, dict[str, Path]]:
@@ -106,30 +118,47 @@ def _run(servers: Servers, initial: Path, run: Path, rounds: int) -> tuple[str, 
 
 def _cell(
     servers: Servers, initial: Path, run: Path, rounds: int, process: str, phase: str
-) -> tuple[str, float]:
-    """A run in which one process is killed once."""
+) -> tuple[str, float, int]:
+    """A run in which one process is killed once; also how many processes that ended."""
     run.mkdir()
-    killer = threading.Thread(target=_kill, args=(servers, run, rounds, process, phase))
-    killer.start()
-    found = _run(servers, initial, run, rounds)
-    killer.join()
-    return found
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        victims = pool.submit(_kill, servers, run, rounds, process, phase, over)
+        try:
+            found, seconds = _run(servers, initial, run, rounds)
+        finally:
+            over.set()
+        return found, seconds, victims.result()
 
 
-def _kill(servers: Servers, run: Path, rounds: int, process: str, phase: str) -> None:
-    """Wait for the phase and kill the process."""
-    until(lambda: _reached(servers, run, rounds, phase), phase, every=0.002)
+def _kill(
+    servers: Servers, run: Path, rounds: int, process: str, phase: str, over: threading.Event
+) -> int:
+    """Wait for the phase and kill the process if it lives in it; gives how many were killed."""
+    while not _reached(servers, run, rounds, phase):
+        if over.wait(0.002):
+            return 0
+    found = _living(servers, process)
+    # Only the last phase goes on until the run is over; after any other comes another phase.
+    while not found and phase == "last exchange" and not over.wait(0.002):
+        found = _living(servers, process)
+    killed = 0
+    for victim in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+def _living(servers: Servers, process: str) -> list[int]:
+    """Processes of this kind that live now. A ClientApp lives only while it has work."""
     if process == "serverapp":
-        parent, name = servers.processes["superexec"].pid, "flwr-serverapp"
-    elif process == "clientapp":
-        parent, name = servers.processes["executor-north"].pid, "client_executor"
-    else:
-        there = {"supernode": "supernode-north", "executor": "executor-north"}
-        os.kill(servers.processes[there.get(process, process)].pid, signal.SIGKILL)
-        return
-    # A ClientApp lives only while it has something to do.
-    for child in until(lambda: children(parent, name), f"a {process}", every=0.002):
-        os.kill(child, signal.SIGKILL)
+        return children(servers.processes["superexec"].pid, "flwr-serverapp")
+    if process == "clientapp":
+        return children(servers.processes["executor-north"].pid, "client_executor")
+    there = {"supernode": "supernode-north", "executor": "executor-north"}
+    named = servers.processes[there.get(process, process)]
+    return [] if named.poll() is not None else [named.pid]
 
 
 def _reached(servers: Servers, run: Path, rounds: int, phase: str) -> bool:
