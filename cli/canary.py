@@ -12,7 +12,7 @@ from cli.learning import environment_store, short_digest
 from cli.nginx import nginx_program
 from cli.processes import Supervisor
 from cli.production import Deployed, deployed, serving_client, torchserve_folder
-from cli.serving_client import OTHER_KINDS, RECOMMEND
+from cli.serving_client import OTHER_KINDS, RECOMMEND, channel_of
 from cli.trials import Rules, Trial
 
 # As long as nginx lets a call that is under way last, and a little more.
@@ -134,7 +134,7 @@ def mend(environment: Environment, progress: Progress) -> str | None:
     )
     channels = store.channels()
     for kind in OTHER_KINDS:
-        if deployment.channel_of(kind) in channels:
+        if channel_of(kind) in channels:
             beside = serving_client(environment, kind)
             deployment.restore(store, client=beside, folder=folder, progress=progress)
     if nginx_program() is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import ServingError
-from cli.serving_client import RECOMMEND, ServedVersion, ServingClient
+from cli.serving_client import ServedVersion, ServingClient, channel_of
 from cli.smoke import smoke_test
 from cli.torchserve import archives_of
 from model_store.channels import stack
@@ -39,11 +39,6 @@ class Deployment:
     digest: str
     previous: str | None
     changed: bool
-
-
-def channel_of(kind: str) -> str:
-    """The channel that says which model of a kind is in service."""
-    return "production" if kind == RECOMMEND else f"production-{kind}"
 
 
 def kind_of_model(store: Store, digest: str) -> str:

@@ -17,6 +17,11 @@ RECOMMEND = "recommend"
 OTHER_KINDS = ("search", "rating", "click")
 
 
+def channel_of(kind: str) -> str:
+    """The channel of the model store that says which model of a kind is in service."""
+    return "production" if kind == RECOMMEND else f"production-{kind}"
+
+
 @dataclass(frozen=True)
 class ServedVersion:
     """A model that TorchServe holds: its digest, whether it is the default, whether it answers."""

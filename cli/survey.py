@@ -7,7 +7,7 @@ from typing import Any
 
 from cli.environment import Environment
 from cli.layers import LAYERS
-from cli.serving_client import OTHER_KINDS, RECOMMEND
+from cli.serving_client import OTHER_KINDS, RECOMMEND, channel_of
 from cli.state import resource_counts
 
 
@@ -32,7 +32,7 @@ def survey(environment: Environment) -> dict[str, Any]:
             "also_serving": {
                 kind: _serving(environment, kind)
                 for kind in OTHER_KINDS
-                if f"production-{kind}" in channels.result()
+                if channel_of(kind) in channels.result()
             },
             "trial": trial.result(),
             "stale": stale.result() if servers else None,

@@ -34,7 +34,10 @@ COUNTERS = {
 GAUGES = {EXPECTED: ("Count", ("kind", "model", "what", "bin"))}
 # Upper bounds in seconds, as histogram_quantile wants them. TorchServe's own histograms have fixed
 # bounds, and a line for each request.
-BOUNDS = tuple("0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 +Inf".split())
+BOUNDS = {
+    bound: float(bound)
+    for bound in "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 +Inf".split()
+}
 EVERY_SECONDS = 1.0
 
 
@@ -74,8 +77,8 @@ class Meter:
             self._amounts[BATCHES, self.kind] += 1
             for outcome in outcomes:
                 self._amounts[REQUESTS, self.kind, outcome] += 1
-            for bound in BOUNDS:
-                if seconds <= float(bound):
+            for bound, most in BOUNDS.items():
+                if seconds <= most:
                     self._amounts[WITHIN, self.kind, bound] += len(outcomes)
             for stage, milliseconds in watch.milliseconds.items():
                 self._amounts[SECONDS, self.kind, stage] += milliseconds / 1000

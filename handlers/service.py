@@ -76,11 +76,11 @@ class Service:
         watch = Stopwatch()
         answers: list[Any] = [None] * len(data)
         good: dict[int, Any] = {}
-        headers = [context.get_all_request_header(place) for place in range(len(data))]
-        origins = [Origin.of(received) for received in headers]
+        # TorchServe passes on headers only, neither method nor query of a request.
+        origins = [Origin.of(context.get_all_request_header(place)) for place in range(len(data))]
         with watch("parse"):
             for place, row in enumerate(data):
-                if "application/openapi+json" in _accepted_types(headers[place]):
+                if "application/openapi+json" in origins[place].accepts:
                     continue
                 body = row.get("body", row.get("data"))
                 try:
@@ -135,14 +135,6 @@ def _outcome(answer: Any) -> str:
     if isinstance(answer, Refused) and answer.status < 500:
         return "refused"
     return "failed" if isinstance(answer, Exception) else "answered"
-
-
-def _accepted_types(headers: dict[str, str]) -> str:
-    """What the client accepts, empty where it does not say.
-
-    TorchServe passes on headers only, neither method nor query of a request.
-    """
-    return next((value for name, value in headers.items() if name.lower() == "accept"), "")
 
 
 def log_as_json() -> None:

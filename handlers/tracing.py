@@ -24,16 +24,21 @@ class Origin:
         The proxy's; it sends a request again with the same where a worker died.
     traceparent
         Of the client's span.
+    accepts
+        Types of content that the client accepts.
     """
 
     request_id: str = ""
     traceparent: str = ""
+    accepts: str = ""
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Origin:
         """From headers of any case."""
         lower = {name.lower(): value for name, value in headers.items()}
-        return cls(lower.get("x-request-id", ""), lower.get("traceparent", ""))
+        return cls(
+            *(lower.get(name, "") for name in ("x-request-id", "traceparent", "accept"))
+        )
 
     @property
     def trace_id(self) -> str:
