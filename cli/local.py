@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from cli import serving_proxy, sessions, tracing, trials
+from cli import serving_proxy, sessions, trials
 from cli.enrolment import note_enrolment
 from cli.environment import Environment
 from cli.fleet_proxy import proxy_command
@@ -20,6 +20,7 @@ from cli.processes import Part, Supervisor
 from cli.production import serving_client, torchserve_folder
 from cli.torchserve import torchserve_command
 from federation import credentials, deployment
+from infra.handler_variables import tracing_variables
 
 LOOPBACK = "127.0.0.1"
 PROXY = "fleet"
@@ -79,7 +80,7 @@ class LocalServers:
         superexec, superexec_environment = deployment.server_superexec_command(
             self._flower, port=ports.superlink
         )
-        limits = self.environment.settings.limits
+        limits, tracing = self.environment.settings.limits, self.environment.settings.tracing
         torchserve, torchserve_environment = torchserve_command(
             torchserve_folder(self.environment),
             inference_port=ports.torchserve.inference,
@@ -99,7 +100,7 @@ class LocalServers:
                 torchserve_client.ready,
                 torchserve_environment
                 | sessions.handler_variables(self.environment)
-                | tracing.handler_variables(self.environment.settings.tracing),
+                | tracing_variables(tracing.endpoint, tracing.share),
             ),
             Part(
                 "superlink",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from cli.environment import Environment
 from cli.files import short_path, write_text
+from infra.handler_variables import session_variables
+from infra.session_pod import volatile
 
 PART = "sessions"
 LACK = (
@@ -35,12 +37,7 @@ def session_store_command(program: str, folder: Path, *, memory_mb: int) -> list
         "daemonize no\n"
         # Its title would be written over the variable by which a survivor is found.
         "set-proc-title no\n"
-        f'dir "{folder}"\n'
-        'save ""\n'
-        "appendonly no\n"
-        "databases 1\n"
-        f"maxmemory {memory_mb}mb\n"
-        "maxmemory-policy allkeys-lru\n",
+        f'dir "{folder}"\n{volatile(memory_mb)}',
         mode=0o600,
     )
     return [program, str(file)]
@@ -61,12 +58,12 @@ def handler_variables(environment: Environment) -> dict[str, str]:
     settings = environment.settings
     if session_store_program() is None:
         return {}
-    return {
-        "HYBRID_SESSIONS": f"unix://{session_socket(sessions_folder(environment))}",
-        "HYBRID_SESSIONS_SITE": settings.serving_site or "",
-        "HYBRID_SESSIONS_EXPIRY": str(settings.sessions.expiry_seconds),
-        "HYBRID_SESSIONS_MOST": str(settings.sessions.events),
-    }
+    return session_variables(
+        f"unix://{session_socket(sessions_folder(environment))}",
+        settings.serving_site,
+        settings.sessions.expiry_seconds,
+        settings.sessions.events,
+    )
 
 
 def answers(environment: Environment) -> bool:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from cli.environment import Environment
-    from stacks.settings import TracingSettings
 
 TRACER = "cli.tracing"
 # A collector that does not answer must not hold a command up for longer.
@@ -48,18 +47,6 @@ def trace_headers() -> dict[str, str]:
 
         inject(headers)
     return headers
-
-
-def handler_variables(tracing: TracingSettings) -> dict[str, str]:
-    """What TorchServe's workers are told, by names that OpenTelemetry's SDK knows."""
-    if tracing.endpoint is None:
-        return {}
-    return {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": tracing.endpoint,
-        "OTEL_SERVICE_NAME": "hybrid-handler",
-        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-        "OTEL_TRACES_SAMPLER_ARG": str(tracing.share),
-    }
 
 
 def _tracer() -> Tracer | None:

@@ -1,7 +1,7 @@
 """What every pod of ours has in common: who it runs as, what it may not do, how it is labelled.
 
-Pure data for :mod:`infra.serving` and :mod:`infra.federation_server`; all of it satisfies
-Kubernetes' "restricted" Pod Security Standard, which their namespaces enforce.
+Pure data for :mod:`infra.serving`, :mod:`infra.session_store` and :mod:`infra.federation_server`;
+all of it satisfies Kubernetes' "restricted" Pod Security Standard, which their namespaces enforce.
 """
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ def labels(part: str) -> dict[str, str]:
 def selector(part: str) -> dict[str, str]:
     """Labels by which a part's pods are found; they never change."""
     return {"app.kubernetes.io/name": part}
+
+
+def peer(namespace: str, part: str) -> dict[str, Any]:
+    """A network policy's peer: the pods of one part in one namespace."""
+    return {
+        # Kubernetes gives each namespace this label itself.
+        "namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": namespace}},
+        "pod_selector": {"match_labels": selector(part)},
+    }
 
 
 def resources(cpu: str, memory: str, **devices: str) -> dict[str, Any]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pulumi
 from pulumi_kubernetes.apps.v1 import Deployment
-from pulumi_kubernetes.core.v1 import ConfigMap, Service, ServiceAccount
+from pulumi_kubernetes.core.v1 import ConfigMap, Secret, Service, ServiceAccount
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.policy.v1 import PodDisruptionBudget
 
-from infra import gpu, pods, quotas
+from infra import gpu, pods, quotas, session_pod
+from infra.handler_variables import PASSWORD, collector_egress
 from infra.namespaces import guarded_namespace
+from infra.placement import devices, nodes
+from infra.session_store import SessionStore, fingerprint
 
 PART = "torchserve"
 INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
@@ -51,6 +54,12 @@ class ServingArgs:
         "private": nodes of the sites; "gpu-pool": GPU nodes of the cloud, one GPU a replica.
     replicas, cpu, memory
         Number of pods; Kubernetes quantities of each.
+    variables
+        What the handlers are told, as :mod:`infra.handler_variables` has it; nothing secret.
+    sessions
+        The store that the variables name, which the pods may call, with its password; None without.
+    collector
+        The collector of traces that the variables name, which the pods may call.
     """
 
     namespace: str
@@ -59,6 +68,9 @@ class ServingArgs:
     replicas: int
     cpu: str
     memory: str
+    variables: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    sessions: SessionStore | None = None
+    collector: str | None = None
 
 
 class Serving(pulumi.ComponentResource):
@@ -96,6 +108,16 @@ class Serving(pulumi.ComponentResource):
         account = ServiceAccount(
             name, metadata=metadata(), automount_service_account_token=False, opts=own
         )
+        annotations: dict[str, pulumi.Input[str]] = dict(SCRAPED)
+        if args.sessions:
+            Secret(
+                name,
+                metadata=metadata(),
+                string_data=pulumi.Output.secret({PASSWORD: args.sessions.password}),
+                opts=own,
+            )
+            # A container reads a variable when it starts.
+            annotations["hybrid/sessions"] = fingerprint(args.sessions.password)
         Deployment(
             name,
             metadata=metadata(),
@@ -107,12 +129,13 @@ class Serving(pulumi.ComponentResource):
                     "rolling_update": {"max_unavailable": 0, "max_surge": 1},
                 },
                 "template": {
-                    "metadata": {"labels": pods.labels(PART), "annotations": SCRAPED},
+                    "metadata": {"labels": pods.labels(PART), "annotations": annotations},
                     "spec": {
                         "service_account_name": account.metadata["name"],
                         "automount_service_account_token": False,
                         "security_context": pods.POD_SECURITY,
-                        **placement(args.placement),
+                        **nodes(args.placement),
+                        **devices(args.placement),
                         "topology_spread_constraints": [
                             {
                                 "max_skew": 1,
@@ -153,40 +176,42 @@ class Serving(pulumi.ComponentResource):
             spec={"max_unavailable": 1, "selector": {"match_labels": pods.selector(PART)}},
             opts=own,
         )
-        NetworkPolicy(name, metadata=metadata(), spec=NETWORK_POLICY, opts=own)
+        NetworkPolicy(name, metadata=metadata(), spec=network_policy(args), opts=own)
         self.address = pulumi.Output.format(
             "http://{0}.{1}.svc:{2}", service.metadata["name"], namespace, INFERENCE
         )
         self.register_outputs({"address": self.address})
 
 
-def placement(where: Literal["private", "gpu-pool"]) -> dict[str, Any]:
-    """Part of a pod's spec that puts it on the nodes of one pool."""
-    if where == "private":
-        return {"node_selector": {gpu.NODE_LABEL: "private"}}
+def network_policy(args: ServingArgs) -> dict[str, Any]:
+    """Spec of the policy: who may ask, and the few whom a worker calls."""
+    egress = [pods.DNS, {"ports": [{"protocol": "TCP", "port": 443}]}]
+    if args.sessions:
+        egress.append(session_pod.egress(args.sessions.namespace))
+    if args.collector:
+        egress.append(collector_egress(args.collector))
     return {
-        "node_selector": gpu.SELECTOR,
-        "tolerations": [
-            gpu.TOLERATION,
-            # The link may be lost for a while: training on the other side of it goes on.
-            *(
-                {
-                    "key": f"node.kubernetes.io/{state}",
-                    "operator": "Exists",
-                    "effect": "NoExecute",
-                    "toleration_seconds": pods.LOST_LINK_SECONDS,
-                }
-                for state in ("not-ready", "unreachable")
-            ),
+        "pod_selector": {"match_labels": pods.selector(PART)},
+        "policy_types": ["Ingress", "Egress"],
+        "ingress": [
+            {
+                "from_": [{"namespace_selector": {}}],
+                "ports": [
+                    {"protocol": "TCP", "port": INFERENCE},
+                    {"protocol": "TCP", "port": METRICS},
+                ],
+            }
         ],
-        "runtime_class_name": gpu.RUNTIME_CLASS,
+        # Archives are fetched from the object store by HTTPS.
+        "egress": egress,
     }
 
 
 def container(args: ServingArgs) -> Mapping[str, Any]:
     """The TorchServe container."""
     ping = {"http_get": {"path": "/ping", "port": "inference"}, "period_seconds": 10}
-    devices = {gpu.GPU: "1"} if args.placement == "gpu-pool" else {}
+    gpus = {gpu.GPU: "1"} if args.placement == "gpu-pool" else {}
+    secret = {"name": PART, "key": PASSWORD}
     return {
         "name": PART,
         "image": args.image,
@@ -205,6 +230,8 @@ def container(args: ServingArgs) -> Mapping[str, Any]:
             {"name": "METRICS_LOCATION", "value": "/work/logs"},
             # A worker has one core: NumPy's threads would wait for work by spinning.
             {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
+            *({"name": name, "value": value} for name, value in args.variables.items()),
+            *([{"name": PASSWORD, "value_from": {"secret_key_ref": secret}}] if args.sessions else []),
         ],
         "ports": [
             {"name": "inference", "container_port": INFERENCE},
@@ -212,7 +239,7 @@ def container(args: ServingArgs) -> Mapping[str, Any]:
         ],
         # Loading a large model takes minutes, during which the port does not answer yet.
         **pods.probes(ping),
-        "resources": pods.resources(args.cpu, args.memory, **devices),
+        "resources": pods.resources(args.cpu, args.memory, **gpus),
         "security_context": pods.CONTAINER_SECURITY,
         "volume_mounts": [
             {"name": "configuration", "mount_path": "/configuration", "read_only": True},
@@ -221,19 +248,3 @@ def container(args: ServingArgs) -> Mapping[str, Any]:
         ],
     }
 
-
-NETWORK_POLICY: dict[str, Any] = {
-    "pod_selector": {"match_labels": pods.selector(PART)},
-    "policy_types": ["Ingress", "Egress"],
-    "ingress": [
-        {
-            "from_": [{"namespace_selector": {}}],
-            "ports": [
-                {"protocol": "TCP", "port": INFERENCE},
-                {"protocol": "TCP", "port": METRICS},
-            ],
-        }
-    ],
-    # Archives are fetched from the object store; nothing else is called from a prediction.
-    "egress": [pods.DNS, {"ports": [{"protocol": "TCP", "port": 443}]}],
-}

@@ -20,7 +20,7 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
 from infra import gpu, pods, quotas
 from infra.namespaces import guarded_namespace
-from infra.serving import placement
+from infra.placement import devices, nodes
 
 PART = "training"
 RENDEZVOUS = 29500
@@ -143,7 +143,8 @@ class TrainingJob(pulumi.ComponentResource):
                         "service_account_name": account.metadata["name"],
                         "automount_service_account_token": False,
                         "security_context": pods.POD_SECURITY,
-                        **placement("gpu-pool"),
+                        **nodes("gpu-pool"),
+                        **devices("gpu-pool"),
                         "containers": [container(args)],
                         "volumes": [
                             {

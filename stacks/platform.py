@@ -1,4 +1,4 @@
-"""Layer `platform`: serving, federation, training and GPU nodes, on the first site's cluster."""
+"""Layer `platform`: serving, its sessions, federation, training and GPU nodes, on the first site's cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from infra.autoscaler import Autoscaler
 from infra.federation_pod import FederationServerArgs
 from infra.federation_server import FederationServer
 from infra.gpu_nodes import GpuNodes, GpuNodesArgs
+from infra.handler_variables import (
+    collector_beyond_loopback,
+    session_variables,
+    tracing_variables,
+)
+from infra.serving import PART as TORCHSERVE
 from infra.serving import Serving, ServingArgs
+from infra.session_pod import SessionStoreArgs
+from infra.session_store import SessionStore
 from infra.training_job import TrainingJob, TrainingJobArgs
 from stacks.autoscaling import autoscaler
 from stacks.joining import put_token
@@ -22,9 +30,31 @@ def program(environment: str, settings: Settings) -> None:
     private, cloud = Layer(environment, "private"), Layer(environment, "cloud")
     kubeconfig = private.output("kubeconfig")
     on_cluster = pulumi.ResourceOptions(providers=[kubernetes_provider(kubeconfig)])
+    sessions, tracing = settings.sessions, settings.tracing
+    store = SessionStore(
+        "sessions",
+        SessionStoreArgs(
+            namespace="sessions",
+            image=sessions.image,
+            placement=settings.serving.placement,
+            memory_mb=sessions.memory_mb,
+            clients=("serving", TORCHSERVE),
+        ),
+        on_cluster,
+    )
+    collector = collector_beyond_loopback(tracing.endpoint)
     serving = Serving(
         "serving",
-        ServingArgs(namespace="serving", **settings.serving.model_dump()),
+        ServingArgs(
+            namespace="serving",
+            variables=session_variables(
+                store.address, settings.serving_site, sessions.expiry_seconds, sessions.events
+            )
+            | tracing_variables(collector, tracing.share),
+            sessions=store,
+            collector=collector,
+            **settings.serving.model_dump(),
+        ),
         on_cluster,
     )
     federation = FederationServer(

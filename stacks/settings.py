@@ -271,8 +271,12 @@ class LimitSettings(_Section):
 
 
 class SessionSettings(_Section):
-    """What users did of late: how long and how much of it is kept, and in how much memory."""
+    """What users did of late: how long and how much of it is kept, and in how much memory.
 
+    `image` has Valkey, for Kubernetes; on this machine the one that is installed runs.
+    """
+
+    image: str = "valkey/valkey:8.1-alpine"
     expiry_seconds: Annotated[int, Field(ge=1, le=30 * 86400)] = 86400
     events: Annotated[int, Field(ge=1, le=1000)] = 50
     memory_mb: Annotated[int, Field(ge=8)] = 64

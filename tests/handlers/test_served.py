@@ -28,12 +28,11 @@ from tenacity import retry, retry_if_exception_type, retry_if_result, stop_after
 
 from cli.sessions import session_store_program
 from cli.torchserve import archives_of, torchserve_command
-from cli.tracing import handler_variables
 from handlers.archive import build_archive
 from handlers.edge import EdgeServer
 from handlers.openapi import openapi_document
 from handlers.tower import Policy
-from stacks.settings import TracingSettings
+from infra.handler_variables import tracing_variables
 from tests.collector import Collector
 from tests.handlers.session_store import SessionStore
 
@@ -95,7 +94,7 @@ def served(
         grpc_port=rpc,
         metrics_port=metrics,
     )
-    traces = handler_variables(TracingSettings(endpoint=collector.address, share=0))
+    traces = tracing_variables(collector.address, 0)
     for name in NAMES:
         build_archive(artifacts[name], DIGEST, archives_of(folder) / f"{name}.mar")
     with (folder / "log").open("wb") as log:

@@ -13,7 +13,7 @@ from infra.offline.errors import OfflineError
 from infra.offline.kubernetes import TYPES
 from infra.offline.resource import Request
 
-NAMESPACES = ("serving", "federation", "training")
+NAMESPACES = ("serving", "sessions", "federation", "training")
 DEPLOYMENT, JOB = "kubernetes:apps/v1:Deployment", "kubernetes:batch/v1:Job"
 CLAIM = "kubernetes:core/v1:PersistentVolumeClaim"
 BUDGET, NAMESPACE = "kubernetes:policy/v1:PodDisruptionBudget", "kubernetes:core/v1:Namespace"

@@ -29,10 +29,10 @@ STACKS = {
     "local.private": 5,
     "local.cloud": 50,
     "local.link": 12,
-    "local.platform": 49,
+    "local.platform": 60,
     "production.private": 25,
     "production.cloud": 65,
-    "production.platform": 51,
+    "production.platform": 62,
 }
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 DEFAULT_TAGS = {"hybrid:environment", "hybrid:layer", "ManagedBy"}
