@@ -5,9 +5,13 @@ here=$(dirname "$0")
 # shellcheck source=lib.sh
 . "$here/lib.sh"
 
+# Google Cloud tells nothing ahead when a group ends a machine: it shuts down.
+trap 'exec "$here/leave.sh" "the machine shuts down"' TERM
 while :; do
     if reason=$(must_go); then
         exec "$here/leave.sh" "$reason"
     fi
-    sleep "$WATCH_SECONDS"
+    # In the background, since a signal waits for the end of what is not.
+    sleep "$WATCH_SECONDS" &
+    wait $!
 done

@@ -72,10 +72,10 @@ class Machine:
         file.write_text(f'#!/bin/sh\necho "{name} $*" >> "{self.root}/calls"\n{body}\n')
         file.chmod(0o755)
 
-    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
+    def start(self, script: str, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
             [self.scripts / script, *arguments],
-            capture_output=True, text=True, timeout=60,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={
                 "PATH": f"{self.root / 'programs'}{os.pathsep}{os.environ['PATH']}",
                 "ROOT": str(self.root),
@@ -83,6 +83,14 @@ class Machine:
                 "RECORD": str(self.root / "record"),
             },
         )  # fmt: skip
+
+    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess:
+        started = self.start(script, *arguments)
+        try:
+            told, complained = started.communicate(timeout=60)
+        finally:
+            started.kill()
+        return subprocess.CompletedProcess(started.args, started.returncode, told, complained)
 
     @property
     def calls(self) -> list[str]:

@@ -242,7 +242,7 @@ def test_a_machine_that_is_to_go_drains_deregisters_and_lets_itself_be_ended(
     assert steps[0].startswith(f"k3s kubectl {kubelet} drain i-0abc --ignore-daemonsets ")
     assert steps[0].endswith("--timeout=90s")
     assert steps[1] == f"k3s kubectl {kubelet} delete node i-0abc --wait=false"
-    assert steps[2] == "systemctl stop k3s-agent.service"
+    assert steps[2] == "systemctl stop --no-block k3s-agent.service"
     assert steps[3].startswith("aws autoscaling complete-lifecycle-action ")
 
 

@@ -189,7 +189,21 @@ def test_a_machine_that_is_to_go_drains_within_its_notice_and_deregisters(cloud,
         assert f" drain {cloud.name} " in steps[0]
         assert steps[0].endswith("--grace-period=13 --timeout=20s")
         assert steps[1].endswith(f"delete node {cloud.name} --wait=false")
-        assert steps[2] == "systemctl stop k3s-agent.service"
+        assert steps[2] == "systemctl stop --no-block k3s-agent.service"
+
+
+def test_a_machine_that_shuts_down_unannounced_leaves_the_cluster(cloud, machine):
+    """As Google Cloud ends a machine that its group has no more."""
+    calls = machine.root / "calls"
+    machine.service.events.append(lambda path: asked.append(path))
+    asked: list[str] = []
+    watching = machine.start("watch.sh")
+    while not asked:
+        assert watching.poll() is None, watching.communicate()
+    watching.terminate()
+    told, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0 and "the machine shuts down" in told
+    assert f"delete node {cloud.name}" in calls.read_text()
 
 
 def test_azure_is_told_that_it_need_not_wait(tmp_path):
