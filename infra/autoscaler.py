@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pulumi
@@ -17,6 +17,7 @@ from infra.namespaces import make_namespace
 
 PART = "cluster-autoscaler"
 HEALTH = 8085
+FOLDER = "/etc/cluster-autoscaler"
 RBAC = "rbac.authorization.k8s.io"
 
 
@@ -30,20 +31,23 @@ class AutoscalerArgs:
         Made by the component.
     image
         Image of the cluster autoscaler, of the cluster's own minor version.
-    cloud, discovery
-        Whose group it is, and how it is found: ``--node-group-auto-discovery``.
+    cloud, flags
+        Whose groups they are, and the autoscaler's flags by which it finds them.
     variables
         What the autoscaler reads of the cloud's own settings from its environment.
     credentials
         The same for what nobody else may know.
+    files
+        Content by name of what it reads in the folder `FOLDER`, which nobody else may know either.
     """
 
     namespace: str
     image: str
-    cloud: Literal["aws", "azure"]
-    discovery: str
+    cloud: Literal["aws", "azure", "gce"]
+    flags: Sequence[str]
     variables: Mapping[str, pulumi.Input[str]]
-    credentials: Mapping[str, pulumi.Input[str]]
+    credentials: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    files: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
 
 
 class Autoscaler(pulumi.ComponentResource):
@@ -59,7 +63,7 @@ class Autoscaler(pulumi.ComponentResource):
         credentials = Secret(
             name,
             metadata=metadata,
-            string_data=pulumi.Output.secret(dict(args.credentials)),
+            string_data=pulumi.Output.secret({**args.credentials, **args.files}),
             opts=own,
         )
         account = ServiceAccount(name, metadata=metadata, opts=own)
@@ -93,7 +97,7 @@ class Autoscaler(pulumi.ComponentResource):
                         "service_account_name": account.metadata["name"],
                         "security_context": pods.POD_SECURITY,
                         "node_selector": {gpu.NODE_LABEL: "private"},
-                        "containers": [container(args, credentials.metadata["name"])],
+                        **pod(args, credentials.metadata["name"]),
                     },
                 },
             },
@@ -103,8 +107,18 @@ class Autoscaler(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def container(args: AutoscalerArgs, credentials: pulumi.Input[str]) -> dict[str, Any]:
-    """The autoscaler's container."""
+def pod(args: AutoscalerArgs, secret: pulumi.Input[str]) -> dict[str, Any]:
+    """The autoscaler's container, and how it gets at the secret: by its environment or as files."""
+    container = _container(args)
+    if not args.files:
+        return {"containers": [container | {"env_from": [{"secret_ref": {"name": secret}}]}]}
+    # Readable by the pod's group, which its process is of.
+    volume = {"name": "files", "secret": {"secret_name": secret, "default_mode": 0o440}}
+    mount = {"name": "files", "mount_path": FOLDER, "read_only": True}
+    return {"containers": [container | {"volume_mounts": [mount]}], "volumes": [volume]}
+
+
+def _container(args: AutoscalerArgs) -> dict[str, Any]:
     return {
         "name": PART,
         "image": args.image,
@@ -112,7 +126,7 @@ def container(args: AutoscalerArgs, credentials: pulumi.Input[str]) -> dict[str,
             "./cluster-autoscaler",
             f"--cloud-provider={args.cloud}",
             f"--namespace={args.namespace}",
-            f"--node-group-auto-discovery={args.discovery}",
+            *args.flags,
             "--expander=least-waste",
             # Our pods keep scratch files on their node, which must not keep it alive.
             "--skip-nodes-with-local-storage=false",
@@ -121,7 +135,6 @@ def container(args: AutoscalerArgs, credentials: pulumi.Input[str]) -> dict[str,
             "--max-node-provision-time=20m",
         ],
         "env": [{"name": name, "value": value} for name, value in args.variables.items()],
-        "env_from": [{"secret_ref": {"name": credentials}}],
         "ports": [{"name": "health", "container_port": HEALTH}],
         "liveness_probe": {
             "http_get": {"path": "/health-check", "port": "health"},

@@ -62,7 +62,7 @@ class GoogleCloud:
 
     def list(self) -> list[Found]:
         """Everything of the kinds that our programs make, in the order in which it can go."""
-        return [*self._compute(), *self._secrets(), *self._accounts()]
+        return [*self._compute(), *self._secrets(), *self._accounts(), *self._roles()]
 
     def remove(self, found: Iterable[Found]) -> None:
         """Remove objects, given in the order of `list`; wait for each until it is gone.
@@ -128,6 +128,12 @@ class GoogleCloud:
         for page in self._pages(f"{IAM}/projects/{self.project}/serviceAccounts"):
             for each in page.get("accounts") or ():
                 yield Found("iam", "service account", each["name"], each["email"], _owner(each))
+
+    def _roles(self) -> Iterator[Found]:
+        for page in self._pages(f"{IAM}/projects/{self.project}/roles"):
+            for each in page.get("roles") or ():
+                name = each["name"].rpartition("/")[2]
+                yield Found("iam", "role", each["name"], name, _owner(each))
 
     def _pages(self, address: str) -> Iterator[Mapping[str, Any]]:
         token: str | None = ""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 import pulumi
+import yaml
 from pulumi_gcp import compute, secretmanager, serviceaccount, storage
 
-from infra import node_boot
+from infra import gpu, node_boot
 from infra.gcp_cloud import described
 from infra.listers import ENVIRONMENT_LABEL
 
@@ -38,6 +39,8 @@ class GcpGpuPoolArgs:
         Boot disk.
     image
         Image or image family with cloud-init, NVIDIA's driver and container toolkit.
+    time_slices
+        Pods that share a GPU.
     joins
         The cluster that machines join when they boot; None where there is none to join.
     bucket
@@ -58,32 +61,80 @@ class GcpGpuPoolArgs:
     spot_share: float
     volume_gib: int
     image: str
+    time_slices: int
     joins: node_boot.Cluster | None
     bucket: pulumi.Input[str]
     labels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Share:
-    """Bounds of the group that has the machines of one kind."""
+class Group:
+    """A managed group: of one zone, which is all that the cluster autoscaler knows, and one kind."""
 
+    name: str
+    zone: str
     spot: bool
     minimum: int
     maximum: int
 
 
-def shares(minimum: int, maximum: int, on_demand_base: int, spot_share: float) -> list[Share]:
-    """Split a pool into an on-demand and a spot group, since a group here is of one kind.
+def groups(
+    name: str,
+    zones: Sequence[str],
+    minimum: int,
+    maximum: int,
+    on_demand_base: int,
+    spot_share: float,
+) -> list[Group]:
+    """Split a pool into groups of one kind and one zone each.
 
-    The groups' maxima add up to the pool's and so do their minima; a group without machines is left
-    out.
+    The groups' maxima add up to the pool's and so do their minima; the first zones get what cannot
+    be divided, and a group without machines is left out.
     """
-    above = max(0, maximum - on_demand_base)
-    spot = round(above * spot_share)
-    on_demand = maximum - spot
-    kept = min(minimum, on_demand)
-    split = [Share(False, kept, on_demand), Share(True, minimum - kept, spot)]
-    return [share for share in split if share.maximum]
+    spot = round(max(0, maximum - on_demand_base) * spot_share)
+    kept = min(minimum, maximum - spot)
+    kinds = [(False, kept, maximum - spot), (True, minimum - kept, spot)]
+    split = [
+        Group(f"{kind_name(name, spot)}-{zone.rpartition('-')[2]}", zone, spot, *bounds)
+        for spot, least, most in kinds
+        for zone, *bounds in zip(
+            zones, _spread(least, len(zones)), _spread(most, len(zones)), strict=True
+        )
+    ]
+    return [group for group in split if group.maximum]
+
+
+def kind_name(name: str, spot: bool) -> str:
+    """What the groups of one kind are called before their zones, and their template as a whole."""
+    return f"{name}-{'spot' if spot else 'on-demand'}"
+
+
+def _spread(number: int, parts: int) -> list[int]:
+    whole, rest = divmod(number, parts)
+    return [whole + (part < rest) for part in range(parts)]
+
+
+def kube_env(time_slices: int, spot: bool) -> str:
+    """Metadata of a template that tell the cluster autoscaler of nodes while a group has none.
+
+    In the form of `AUTOSCALER_ENV_VARS` that its templates.go reads; a machine does not.
+    """
+    labels = {
+        gpu.NODE_LABEL: gpu.NODE_LABEL_VALUE,
+        gpu.GOOGLE_ACCELERATOR_LABEL: gpu.ACCELERATOR,
+        gpu.CAPACITY_LABEL: "spot" if spot else "on-demand",
+    }
+    told = {
+        "os": "linux",
+        "os_distribution": "ubuntu",  # of those that it knows; it reckons the kernel's memory by it
+        "arch": "amd64",
+        "kube_reserved": "cpu=0,memory=0",  # k3s reserves nothing
+        "node_labels": ",".join(f"{key}={value}" for key, value in labels.items()),
+        "node_taints": f"{gpu.GPU}={gpu.TAINT_VALUE}:NoSchedule",
+        "extended_resources": f"{gpu.GPU}={time_slices}",
+    }
+    text = ";".join(f"{key}={value}" for key, value in told.items())
+    return yaml.safe_dump({"AUTOSCALER_ENV_VARS": text}, width=10_000)
 
 
 class GcpGpuPool(pulumi.ComponentResource):
@@ -134,8 +185,14 @@ class GcpGpuPool(pulumi.ComponentResource):
         self.token_secret = self._make_token_secret(account.email) if args.joins else None
         subnet = self._make_network()
         self._make_firewall(account.email)
-        split = shares(args.minimum, args.maximum, args.on_demand_base, args.spot_share)
-        self.groups = [self._make_group(share, subnet, account.email) for share in split]
+        split = groups(
+            name, args.zones, args.minimum, args.maximum, args.on_demand_base, args.spot_share
+        )
+        templates = {
+            spot: self._make_template(spot, subnet, account.email)
+            for spot in sorted({group.spot for group in split})
+        }
+        self.groups = [self._make_group(group, templates[group.spot]) for group in split]
         self.register_outputs({"network": self.network, "groups": self.groups})
 
     def _make_token_secret(self, account: pulumi.Output[str]) -> pulumi.Output[str]:
@@ -157,9 +214,10 @@ class GcpGpuPool(pulumi.ComponentResource):
         )
         return secret.id
 
-    def _metadata(self) -> dict[str, pulumi.Input[str]]:
+    def _metadata(self, spot: bool) -> dict[str, pulumi.Input[str]]:
         """What machines are told of themselves: how to boot, without any secret."""
         args, closed = self._args, {
+            "kube-env": kube_env(self._args.time_slices, spot),
             "block-project-ssh-keys": "TRUE",
             "enable-oslogin": "TRUE",
             "serial-port-enable": "FALSE",
@@ -240,13 +298,12 @@ class GcpGpuPool(pulumi.ComponentResource):
                     **rule,
                 )
 
-    def _make_group(
-        self, share: Share, subnet: compute.Subnetwork, account: pulumi.Output[str]
-    ) -> pulumi.Output[str]:
+    def _make_template(
+        self, spot: bool, subnet: compute.Subnetwork, account: pulumi.Output[str]
+    ) -> compute.RegionInstanceTemplate:
         args = self._args
-        name = f"{self._name}-{'spot' if share.spot else 'on-demand'}"
-        template = compute.RegionInstanceTemplate(
-            name,
+        return compute.RegionInstanceTemplate(
+            kind_name(self._name, spot),
             region=args.region,
             machine_type=args.machine_type,
             disks=[
@@ -262,47 +319,53 @@ class GcpGpuPool(pulumi.ComponentResource):
             # No access configuration: no public address.
             network_interfaces=[{"subnetwork": subnet.id}],
             service_account={"email": account, "scopes": ["cloud-platform"]},
-            scheduling=scheduling(share.spot),
+            scheduling=scheduling(spot),
             shielded_instance_config={"enable_vtpm": True, "enable_integrity_monitoring": True},
-            metadata=self._metadata(),
+            metadata=self._metadata(spot),
             labels=dict(args.labels),
             opts=self._own,
         )
-        group = compute.RegionInstanceGroupManager(
-            name,
-            region=args.region,
-            base_instance_name=name,
+
+    def _make_group(
+        self, group: Group, template: compute.RegionInstanceTemplate
+    ) -> pulumi.Output[str]:
+        made = compute.InstanceGroupManager(
+            group.name,
+            # The cluster autoscaler is told of it by this name.
+            name=group.name,
+            zone=group.zone,
+            base_instance_name=group.name,
             description=self._told,
-            distribution_policy_zones=list(args.zones),
-            # GPUs are scarce: machines come from whichever zone has them.
-            distribution_policy_target_shape="ANY",
-            target_size=share.minimum,
+            target_size=group.minimum,
             versions=[{"instance_template": template.self_link}],
             update_policy={
                 "type": "OPPORTUNISTIC",
                 "minimal_action": "REPLACE",
-                "instance_redistribution_type": "NONE",
                 "max_surge_fixed": 0,
-                "max_unavailable_fixed": len(args.zones),
+                "max_unavailable_fixed": 1,
             },
-            # The cluster autoscaler decides how many there are now.
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["targetSize"]),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                # The cluster autoscaler decides how many there are now.
+                ignore_changes=["targetSize"],
+                delete_before_replace=True,
+            ),
         )
-        compute.RegionAutoscaler(
-            name,
-            region=args.region,
-            target=group.id,
+        compute.Autoscaler(
+            group.name,
+            zone=group.zone,
+            target=made.id,
             description=self._told,
             # It holds the bounds. Who knows of waiting pods, the cluster autoscaler, does the rest:
             # no signal of a group without machines could make this one begin.
             autoscaling_policy={
                 "mode": "OFF",
-                "min_replicas": share.minimum,
-                "max_replicas": share.maximum,
+                "min_replicas": group.minimum,
+                "max_replicas": group.maximum,
             },
             opts=self._own,
         )
-        return group.name
+        return made.name
 
 
 def scheduling(spot: bool) -> dict[str, object]:

@@ -16,8 +16,8 @@ Resource = Declared | Recorded
 
 AWS_GROUP = "aws:autoscaling/group:Group"
 AWS_TEMPLATE = "aws:ec2/launchTemplate:LaunchTemplate"
-# Google's autoscaler has the bounds of a group, and a template of the same name the machine.
-GCP_BOUNDS = "gcp:compute/regionAutoscaler:RegionAutoscaler"
+# Google's autoscaler has the bounds of a group; a template has its name without the zone's letter.
+GCP_BOUNDS = "gcp:compute/autoscaler:Autoscaler"
 GCP_TEMPLATE = "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate"
 AZURE_GROUP = (
     "azure:compute/orchestratedVirtualMachineScaleSet:OrchestratedVirtualMachineScaleSet"
@@ -67,7 +67,7 @@ def _aws(resource: Resource, everything: Sequence[Resource]) -> MachineGroup:
 
 
 def _gcp(resource: Resource, everything: Sequence[Resource]) -> MachineGroup:
-    name = _name(resource)
+    name = _name(resource).rpartition("-")[0]
     template: Mapping[str, Any] = next(
         (r.inputs for r in everything if r.type == GCP_TEMPLATE and _name(r) == name), {}
     )

@@ -83,7 +83,9 @@ def on_aws(region: str, token_secret: str, group: str, hook: str) -> Membership:
 
 def on_gcp(project: str, token_secret: str) -> Membership:
     """Membership by the full name of the token's secret; a spot machine has 30 seconds."""
-    return Membership("gcp", {"PROJECT": project, "TOKEN_SECRET": token_secret}, 20, 2, 262144)
+    values = {"PROJECT": project, "TOKEN_SECRET": token_secret}
+    labels = [f"{gpu.GOOGLE_ACCELERATOR_LABEL}={gpu.ACCELERATOR}"]
+    return Membership("gcp", values, 20, 2, 262144, labels)
 
 
 def on_azure(identity: str, vault: str, token_secret: str) -> Membership:

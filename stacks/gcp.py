@@ -5,6 +5,7 @@ from __future__ import annotations
 import pulumi
 from pulumi_gcp import secretmanager
 
+from infra.gcp_autoscaler_access import GcpAutoscalerAccess, GcpAutoscalerAccessArgs
 from infra.gcp_cloud import described
 from infra.gcp_gpu_pool import GcpGpuPool, GcpGpuPoolArgs
 from infra.gcp_site_link import GcpSiteLink, GcpSiteLinkArgs
@@ -44,6 +45,7 @@ def cloud(environment: str, settings: Settings) -> None:
             spot_share=pool.spot_share,
             volume_gib=pool.volume_gib,
             image=pool.image,
+            time_slices=pool.time_slices,
             joins=joined_cluster(settings),
             bucket=stores.gcs_bucket,
             labels=labels(environment, "cloud"),
@@ -56,6 +58,13 @@ def cloud(environment: str, settings: Settings) -> None:
     pulumi.export("node_service_account", gpus.service_account)
     if gpus.token_secret is not None:
         pulumi.export("token_secret", gpus.token_secret)
+    if pool.autoscaler_image:
+        access = GcpAutoscalerAccess(
+            name,
+            GcpAutoscalerAccessArgs(settings.gcp.project, described(environment)),
+            options,
+        )
+        pulumi.export("autoscaler_key", access.key)
 
 
 def put_token(environment: str, settings: Settings, token: pulumi.Input[str], cloud: Layer) -> None:

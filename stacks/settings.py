@@ -559,11 +559,6 @@ class Settings(_Section):
             raise ValueError(
                 f"link.driver is {self.link.driver!r}, which only gpu_pool.cloud 'aws' has"
             )
-        if cloud == "gcp" and self.gpu_pool.autoscaler_image:
-            raise ValueError(
-                "gpu_pool.autoscaler_image is not for cloud 'gcp': the cluster autoscaler knows no "
-                "groups of a whole region"
-            )
         if cloud == "azure" and self.azure is None:
             raise ValueError("azure is missing: name the subscription")
         if cloud == "azure" and self.gpu_pool.autoscaler_image and self.azure.autoscaler is None:
@@ -643,8 +638,6 @@ class Settings(_Section):
                 "gpu_pool.device_plugin_image is missing: without NVIDIA's device plugin no pod "
                 "gets a GPU"
             )
-        if pool.cloud != "aws":
-            return  # where the number of machines is set by hand
         if pool.minimum < pool.maximum and pool.autoscaler_image is None:
             raise ValueError(
                 f"gpu_pool.autoscaler_image is missing: nobody would go from {pool.minimum} to "

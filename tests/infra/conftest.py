@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ SECRET = "4dabf18193072939515e22adb298388d"
 # Outputs of other layers that programs ask for.
 REFERRED = (
     "network", "resource_group", "gateway_subnet", "kubeconfig", "join_token", "token_secret",
-    "token_vault",
+    "token_vault", "autoscaler_key",
 )  # fmt: skip
 
 
@@ -66,6 +67,9 @@ class Recorder(pulumi.runtime.Mocks):
             "primaryNetworkInterfaceId": f"{args.name}-interface",
             "stdout": "server: https://127.0.0.1:6443\npassword: hidden\n",
             "result": "a-random-password",
+            "hex": "0a1b2c3d",
+            "email": f"{args.name}@of-the-test",
+            "privateKey": b64encode(b'{"private_key": "swordfish"}').decode(),
             "vpnInterfaces": [{"id": n, "ipAddress": f"203.0.113.{n + 1}"} for n in (0, 1)],
             "vaultUri": "https://of-the-test",
             "clientId": "client-of-the-test",

@@ -14,7 +14,12 @@ GROUP = "arn:aws:autoscaling:eu-central-1:111122223333:autoScalingGroup:1:autoSc
 RBAC = "kubernetes:rbac.authorization.k8s.io/v1"
 KEY = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "swordfish"}
 ARGS = AutoscalerArgs(
-    "autoscaler", "scaler:1", "aws", f"asg:tag={TAG}", {"AWS_REGION": "eu-central-1"}, KEY
+    "autoscaler",
+    "scaler:1",
+    "aws",
+    [f"--node-group-auto-discovery=asg:tag={TAG}"],
+    {"AWS_REGION": "eu-central-1"},
+    KEY,
 )
 
 

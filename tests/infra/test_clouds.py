@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra import azure_gpu_pool
-from infra.gcp_gpu_pool import scheduling, shares
+from infra.gcp_autoscaler_access import GcpAutoscalerAccess, GcpAutoscalerAccessArgs
+from infra.gcp_gpu_pool import groups, scheduling
 from infra.gcp_site_link import MOST_SITES, inside_addresses
 from infra.offline import schema
 from stacks import cloud, link, platform
@@ -124,6 +126,80 @@ def test_on_azure_up_says_that_the_autoscaler_has_no_secret(plan, monkeypatch):
         plan("azure", platform)
 
 
+def test_on_gcp_the_autoscaler_finds_each_group_with_its_bounds_and_knows_its_nodes(plan):
+    below, seen = plan("gcp", cloud), plan("gcp", platform)
+    pod = seen.inputs["kubernetes:apps/v1:Deployment"]["autoscaler"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "--cloud-provider=gce" in container["command"]
+    found = dict(
+        reversed(argument.removeprefix("--nodes=").split(":https://www.googleapis.com/compute/v1/"))
+        for argument in container["command"]
+        if argument.startswith("--nodes=")
+    )
+    bounds = {
+        name: scaler["autoscalingPolicy"]
+        for name, scaler in below.inputs["gcp:compute/autoscaler:Autoscaler"].items()
+    }
+    managers = below.inputs["gcp:compute/instanceGroupManager:InstanceGroupManager"]
+    assert found == {
+        f"projects/example-hybrid/zones/{made['zone']}/instanceGroups/{made['name']}": (
+            f"{bounds[name]['minReplicas']:.0f}:{bounds[name]['maxReplicas']:.0f}"
+        )
+        for name, made in managers.items()
+    }
+
+
+def test_on_gcp_a_group_without_machines_tells_what_its_nodes_will_have(plan):
+    """In the words of the cluster autoscaler's templates.go: pairs of a list within one value."""
+    seen = plan("gcp", cloud)
+    templates = seen.inputs["gcp:compute/regionInstanceTemplate:RegionInstanceTemplate"]
+    for name, template in templates.items():
+        (told,) = yaml.safe_load(template["metadata"]["kube-env"]).items()
+        assert told[0] == "AUTOSCALER_ENV_VARS"
+        values = dict(pair.split("=", 1) for pair in told[1].split(";"))
+        assert values["os"] == "linux" and values["extended_resources"] == "nvidia.com/gpu=1"
+        boot = template["metadata"]["user-data"]
+        assert f"- {values['node_taints']}\n" in boot
+        labels = dict(pair.split("=") for pair in values["node_labels"].split(","))
+        assert labels.pop("hybrid/capacity") == name.removeprefix("hybrid-production-gcp-")
+        assert labels and all(f"- {key}={value}\n" in boot for key, value in labels.items())
+
+
+def test_on_gcp_the_autoscaler_can_resize_groups_and_make_nothing(plan):
+    seen = plan("gcp", cloud)
+    role = seen.only("gcp:projects/iAMCustomRole:IAMCustomRole")
+    changing = [p for p in role["permissions"] if not p.endswith((".get", ".list"))]
+    assert changing == ["compute.instanceGroupManagers.update"]
+    assert role["roleId"] == "hybrid_production_gcp_autoscaler_0a1b2c3d"
+    key = seen.only("gcp:serviceaccount/key:Key")
+    assert key["serviceAccountId"] == "hybrid-production-gcp-autoscaler-name"
+
+
+def test_on_gcp_the_autoscalers_key_is_in_one_secret_file_and_nowhere_else(plan):
+    seen = plan("gcp", platform)
+    secret = seen.inputs["kubernetes:core/v1:Secret"]["autoscaler"]
+    assert secret["stringData"] == {
+        "key.json": "autoscaler_key-of-another-layer",
+        "gce.conf": "[global]\nproject-id = example-hybrid\nlocal-zone = europe-west4-a\n",
+    }
+    assert "stringData" in seen.secrets["kubernetes:core/v1:Secret", "autoscaler"]
+    pod = seen.inputs["kubernetes:apps/v1:Deployment"]["autoscaler"]["spec"]["template"]["spec"]
+    assert "autoscaler_key" not in json.dumps(pod)
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    (mount,) = container["volumeMounts"]
+    assert volume["secret"] == {"secretName": secret["metadata"]["name"], "defaultMode": 0o440}
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert told == {"GOOGLE_APPLICATION_CREDENTIALS": f"{mount['mountPath']}/key.json"}
+    assert f"--cloud-config={mount['mountPath']}/gce.conf" in container["command"]
+
+
+def test_on_gcp_the_key_leaves_the_layer_as_a_secret(declare, settled):
+    args = GcpAutoscalerAccessArgs("example-hybrid", "hybrid-environment=test")
+    made, _ = declare(lambda: GcpAutoscalerAccess("hybrid-test", args))
+    value, known, secret = settled(made.key)
+    assert (json.loads(value), known, secret) == ({"private_key": "swordfish"}, True, True)
+
+
 def test_gcp_opens_no_port_to_the_world_and_lets_only_https_out(plan):
     rules = plan("gcp", cloud).inputs["gcp:compute/firewall:Firewall"].values()
     inbound = [rule for rule in rules if rule["direction"] == "INGRESS"]
@@ -140,9 +216,10 @@ def test_what_gcp_gives_no_label_tells_in_its_description_whose_it_is(plan):
     seen = {**plan("gcp", cloud).inputs, "gcp:compute/router:Router": {}}
     seen["gcp:compute/router:Router"] |= plan("gcp", link).inputs["gcp:compute/router:Router"]
     unlabelled = ("network:Network", "subnetwork:Subnetwork", "router:Router", "firewall:Firewall",
-                  "regionInstanceGroupManager:RegionInstanceGroupManager",
-                  "regionAutoscaler:RegionAutoscaler")  # fmt: skip
-    kinds = [f"gcp:compute/{kind}" for kind in unlabelled] + ["gcp:serviceaccount/account:Account"]
+                  "instanceGroupManager:InstanceGroupManager",
+                  "autoscaler:Autoscaler")  # fmt: skip
+    kinds = [f"gcp:compute/{kind}" for kind in unlabelled]
+    kinds += ["gcp:serviceaccount/account:Account", "gcp:projects/iAMCustomRole:IAMCustomRole"]
     for kind in kinds:
         assert seen[kind], kind
         for inputs in seen[kind].values():
@@ -161,7 +238,8 @@ def test_gcp_machines_are_private_and_their_account_cannot_delete(plan):
         "roles/storage.objectViewer",
         "roles/storage.objectCreator",
     }
-    assert not [kind for kind in seen.inputs if kind.startswith("gcp:projects")]
+    for member in seen.inputs["gcp:projects/iAMMember:IAMMember"].values():
+        assert member["member"] == "serviceAccount:hybrid-production-gcp-autoscaler@of-the-test"
     nat = seen.only("gcp:compute/routerNat:RouterNat")
     assert nat["sourceSubnetworkIpRangesToNat"] == "ALL_SUBNETWORKS_ALL_IP_RANGES"
 
@@ -196,23 +274,30 @@ def test_the_platform_puts_the_token_in_as_a_secret(plan, name, kind, key):
 
 def test_gcp_groups_grow_from_zero_to_the_maximum_and_most_are_spot(plan):
     seen = plan("gcp", cloud)
-    scalers = seen.inputs["gcp:compute/regionAutoscaler:RegionAutoscaler"]
+    scalers = seen.inputs["gcp:compute/autoscaler:Autoscaler"]
     bounds = {
         name.rpartition("gcp-")[2]: (p["autoscalingPolicy"]["minReplicas"],
                                      p["autoscalingPolicy"]["maxReplicas"])
         for name, p in scalers.items()
     }  # fmt: skip
-    assert bounds == {"on-demand": (0, 2), "spot": (0, 6)}
+    spot = dict.fromkeys(("spot-a", "spot-b", "spot-c"), (0, 2))
+    assert bounds == {"on-demand-a": (0, 1), "on-demand-b": (0, 1)} | spot
     assert scheduling(spot=True)["instance_termination_action"] == "DELETE"
 
 
 @given(
-    st.integers(0, 50), st.integers(0, 50), st.integers(0, 60), st.floats(0, 1, allow_nan=False)
+    st.integers(1, 4),
+    st.integers(0, 50),
+    st.integers(0, 50),
+    st.integers(0, 60),
+    st.floats(0, 1, allow_nan=False),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_groups_of_a_pool_make_up_its_bounds(minimum, more, base, spot_share):
+def test_the_groups_of_a_pool_make_up_its_bounds(zones, minimum, more, base, spot_share):
     maximum = minimum + more
-    split = shares(minimum, maximum, base, spot_share)
+    names = [f"europe-west4-{letter}" for letter in "abcd"[:zones]]
+    split = groups("hybrid-test", names, minimum, maximum, base, spot_share)
+    assert len({share.name for share in split}) == len(split)
     assert sum(share.minimum for share in split) == minimum
     assert sum(share.maximum for share in split) == maximum
     assert all(0 <= share.minimum <= share.maximum for share in split)

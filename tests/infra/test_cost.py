@@ -28,8 +28,9 @@ PRICES = read_prices()
 NAT = "aws:ec2/natGateway:NatGateway"
 
 
-def resource(kind: str, inputs: dict) -> Declared:
-    return Declared("cloud", kind, "it", "urn:pulumi:shop.cloud::hybrid::x::it", True, inputs)
+def resource(kind: str, inputs: dict, name: str = "it") -> Declared:
+    urn = f"urn:pulumi:shop.cloud::hybrid::x::{name}"
+    return Declared("cloud", kind, name, urn, True, inputs)
 
 
 def group(low: int, high: int, base=0, on_demand=20, kinds=("g5.xlarge",)) -> Declared:
@@ -64,7 +65,10 @@ def test_a_group_on_google_cloud_has_its_bounds_and_its_machine_in_two_resources
         "scheduling": {"provisioningModel": "SPOT"},
     }
     bounds = {"autoscalingPolicy": {"minReplicas": 1, "maxReplicas": 6}}
-    found = [resource(GCP_BOUNDS, bounds), resource(GCP_TEMPLATE, template)]
+    found = [
+        resource(GCP_BOUNDS, bounds, "pool-spot-a"),
+        resource(GCP_TEMPLATE, template, "pool-spot"),
+    ]
     cost = monthly_cost(found, PRICES, "us-central1")
     assert cost.low == pytest.approx(0.1 * 0.8536 * 730 + 200 * 0.1)
     assert cost.high == pytest.approx(6 * (0.75 * 0.8536 * 730 + 200 * 0.1))

@@ -19,7 +19,7 @@ from infra.removal import RemovalError
 
 PROJECT = f"{COMPUTE}/projects/shop-project"
 OURS = {"description": described("shop")}
-GROUP = "projects/shop-project/regions/r/instanceGroupManagers/hybrid-shop-spot-1"
+GROUP = "projects/shop-project/zones/z/instanceGroupManagers/hybrid-shop-spot-a"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,8 @@ class Google:
     def __init__(self, server: responses.RequestsMock) -> None:
         self.gone: list[str] = []
         self.things = {
-            "instanceGroupManagers": [thing("instanceGroupManagers", "hybrid-shop-spot-1", **OURS)],
+            "instanceGroupManagers": [
+                thing("instanceGroupManagers", "hybrid-shop-spot-a", "zones/z", **OURS)],
             "instances": [
                 thing("instances", "m", "zones/z", labels={"hybrid-environment": "shop"},
                       metadata={"items": [{"key": "created-by", "value":
@@ -62,6 +63,9 @@ class Google:
         server.add_callback("DELETE", re.compile(re.escape(PROJECT)), self.deletes)
         server.add("GET", f"{IAM}/projects/shop-project/serviceAccounts", json={"accounts": [
             {"name": "projects/shop-project/serviceAccounts/a@x", "email": "a@x"} | OURS]})
+        server.add("GET", f"{IAM}/projects/shop-project/roles", json={"roles": [
+            {"name": "projects/shop-project/roles/hybrid_shop_autoscaler_1"} | OURS,
+            {"name": "projects/shop-project/roles/somebodys"}]})
         server.add("GET", f"{SECRETS}/projects/shop-project/secrets", json={"secrets": [
             {"name": "projects/123456/secrets/j", "labels": {"hybrid-environment": "shop"}}]})
 
@@ -96,10 +100,11 @@ def test_every_kind_is_asked_for_and_told_by_label_or_description(google):
     found = GoogleCloud("shop-project", requests.Session()).list()
     ours = {(each.kind, each.name): each for each in found if each.belongs_to("shop")}
     assert {kind for kind, _ in ours} == {
-        "instance group", "instance", "disk", "subnetwork", "network", "service account", "secret",
+        "instance group", "instance", "disk", "subnetwork", "network", "service account", "role",
+        "secret",
     }  # fmt: skip
-    assert ("network", "default") not in ours and len(ours) == 7
-    assert ours["instance", "m"].within == ours["instance group", "hybrid-shop-spot-1"].identity
+    assert ("network", "default") not in ours and len(ours) == 8
+    assert ours["instance", "m"].within == ours["instance group", "hybrid-shop-spot-a"].identity
     assert ours["disk", "m"].within == ours["instance", "m"].identity
     assert ours["secret", "j"].identity == "projects/shop-project/secrets/j"
 

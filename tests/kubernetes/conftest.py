@@ -8,16 +8,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pytest
 
+from infra.autoscaler import Autoscaler
 from infra.offline import kubernetes_server
 from infra.offline.kubernetes import TYPES, Cluster
 from infra.offline.resource import Request
 from stacks import platform
+from stacks.autoscaling import autoscaler
 from stacks.settings import SHIPPED, Settings, load_settings
 from tests.infra.authority import pair
 
@@ -91,16 +94,35 @@ def until_fixture() -> Callable[..., Any]:
 def manifests() -> list[tuple[str, dict[str, Any]]]:
     """Type and inputs of every Kubernetes object of the platform layer, in the order declared."""
     settings = load_settings("local", [SHIPPED])
-    declared = settings.model_dump() | {"training": TRAINING}
+    whole = Settings.model_validate(settings.model_dump() | {"training": TRAINING})
+    return declared(lambda: platform.program("local", whole))
+
+
+@pytest.fixture(scope="session")
+def autoscaler_on_google() -> list[tuple[str, dict[str, Any]]]:
+    """The same of the cluster autoscaler of Google Cloud, in a namespace of its own.
+
+    Without its rights in the cluster, which are those of every cloud's.
+    """
+    settings = load_settings("production-gcp", [SHIPPED])
+
+    class Below:
+        def output(self, name: str) -> pulumi.Output[str]:
+            return pulumi.Output.secret(name)
+
+    def program() -> None:
+        found = autoscaler("production-gcp", settings, Below())
+        Autoscaler("autoscaler", replace(found, namespace="autoscaler-on-google"))
+
+    return [each for each in declared(program) if ":rbac." not in each[0]]
+
+
+def declared(program: Callable[[], None]) -> list[tuple[str, dict[str, Any]]]:
+    """Type and inputs of every Kubernetes object that a program declares."""
     recorder = _Recorder()
     asyncio.set_event_loop(asyncio.new_event_loop())
     pulumi.runtime.set_mocks(recorder, project="hybrid", stack="local.platform")
-
-    @pulumi.runtime.test
-    def program() -> None:
-        platform.program("local", Settings.model_validate(declared))
-
-    program()
+    pulumi.runtime.test(program)()
     # A namespace comes before what is in it.
     found = [each for each in recorder.found if each[0].startswith("kubernetes:")]
     return sorted(found, key=lambda each: not each[0].endswith(":Namespace"))

@@ -152,6 +152,21 @@ def test_budgets_count_the_pods_they_protect(cluster, manifests, applied, until)
     until(lambda: counted() == wanted, "each budget knows its pods")
 
 
+def test_the_autoscaler_of_google_cloud_gets_its_pod_too(cluster, autoscaler_on_google, until):
+    """Which reads its key from a file, where the other clouds' have it in their environment."""
+    made = [
+        (kind, *TYPES[kind].create(cluster, Request("urn", inputs, "mark")))
+        for kind, inputs in autoscaler_on_google
+    ]
+    path = "/api/v1/namespaces/autoscaler-on-google/pods"
+    (pod,) = until(lambda: items(cluster, path), "the Deployment has its pod")
+    files = next(volume for volume in pod["spec"]["volumes"] if volume["name"] == "files")
+    secret = f"/api/v1/namespaces/autoscaler-on-google/secrets/{files['secret']['secretName']}"
+    assert cluster.call("GET", secret)["data"].keys() == {"gce.conf", "key.json"}
+    for kind, identity, state in reversed(made):
+        TYPES[kind].delete(cluster, identity, state)
+
+
 def test_a_volume_grows_in_place_and_does_not_shrink(cluster, applied, until):
     """On a class that allows it, with a volume bound by hand, since no driver runs here."""
     name = {"metadata": {"name": "growing"}}

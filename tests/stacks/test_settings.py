@@ -372,10 +372,10 @@ AZURE = re.search(r"(?ms)^azure:\n.*?(?=^$)", (SHIPPED / "production-azure.yaml"
         ),
         (
             "production-gcp",
-            "gpu_pool:",
-            "gpu_pool:\n  autoscaler_image: scaler:1",
-            "gpu_pool.autoscaler_image is not for cloud 'gcp': the cluster autoscaler knows no "
-            "groups of a whole region.",
+            "  autoscaler_image: registry.example.com/cluster-autoscaler:1.33.0  # of k3s's minor "
+            "version\n",
+            "",
+            "gpu_pool.autoscaler_image is missing: nobody would go from 0 to 8 machines.",
         ),
         (
             "production-azure",
