@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from infra.machine_groups import AZURE_GROUP
 from infra.offline.wire import UNKNOWN
 from infra.policy.rule import Problem, at, document, listed, of_type, revealed
 from infra.resources import PROVIDERS, Declared
@@ -23,7 +24,11 @@ AGENT = ("ssm:UpdateInstanceInformation", "ssmmessages:", "ec2messages:")
 WANTED = {
     f"{PROVIDERS}aws": ("defaultTags", ("hybrid:environment", "hybrid:layer")),
     f"{PROVIDERS}gcp": ("defaultLabels", ("hybrid-environment", "hybrid-layer")),
+    # Azure's provider tags nothing by itself. What is in a group goes with it; machines start later.
+    "azure:core/resourceGroup:ResourceGroup": ("tags", ("hybrid-environment", "hybrid-layer")),
+    AZURE_GROUP: ("tags", ("hybrid-environment", "hybrid-layer")),
 }
+WIDE_ROLES = ("roles/owner", "roles/editor", "Owner", "Contributor", "User Access Administrator")
 
 
 def wildcard_iam(resources: Sequence[Declared], settings: Any) -> Iterator[Problem]:
@@ -45,9 +50,19 @@ def wildcard_iam(resources: Sequence[Declared], settings: Any) -> Iterator[Probl
             everything = "*" in listed(statement.get("Resource"))
             if everything and changing and not statement.get("Condition"):
                 yield Problem(policy, f"it allows {changing[0]} on every resource")
-    for role in of_type(resources, "gcp:projects/iAMMember:IAMMember"):
-        if role.inputs.get("role") in ("roles/owner", "roles/editor"):
-            yield Problem(role, f"it gives {role.inputs['role']}, which allows nearly everything")
+    for kind, key in (
+        ("gcp:projects/iAMMember:IAMMember", "role"),
+        ("azure:authorization/assignment:Assignment", "roleDefinitionName"),
+    ):
+        for given in of_type(resources, kind):
+            if (role := given.inputs.get(key)) in WIDE_ROLES:
+                yield Problem(given, f"it gives {role}, which allows nearly everything")
+    for role in of_type(resources, "azure:authorization/roleDefinition:RoleDefinition"):
+        for permission in listed(role.inputs.get("permissions")):
+            actions = [*listed(at(permission, "actions")), *listed(at(permission, "dataActions"))]
+            wild = [a for a in map(str, actions) if a.endswith("*")]
+            if wild:
+                yield Problem(role, f"it allows {wild[0]}")
 
 
 def missing_tags(resources: Sequence[Declared], settings: Any) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from infra.offline.wire import UNKNOWN
-from infra.policy.rule import Problem, at, listed, of_type, refers_to
+from infra.policy.rule import Problem, at, listed, of_type, refers_to, revealed
 from infra.policy.storage import GCS_BUCKET, S3_BUCKETS, public_bucket
 from infra.resources import Declared
 
@@ -106,13 +106,22 @@ def _firewall_rules(resource: Declared) -> Iterator[tuple[list[Any], Any, Any, A
                 first, _, last = str(ports).partition("-")
                 yield cidrs, at(rule, "protocol"), int(first), int(last or first)
     elif kind == "azure:network/networkSecurityRule:NetworkSecurityRule":
-        if inputs.get("direction") == "Inbound" and inputs.get("access") == "Allow":
-            cidrs = ["0.0.0.0/0" if c in ("*", "Internet") else c
-                     for c in listed(inputs.get("sourceAddressPrefix"))]  # fmt: skip
-            text = str(inputs.get("destinationPortRange")).replace("*", "0-65535")
-            first, _, last = text.partition("-")
-            if first.isdigit():
-                yield cidrs, inputs.get("protocol"), int(first), int(last or first)
+        yield from _of_azure(inputs)
+    elif kind == "azure:network/networkSecurityGroup:NetworkSecurityGroup":
+        for rule in listed(inputs.get("securityRules")):
+            yield from _of_azure(revealed(rule))
+
+
+def _of_azure(rule: dict[str, Any]) -> Iterator[tuple[list[Any], Any, Any, Any]]:
+    if rule.get("direction") != "Inbound" or rule.get("access") != "Allow":
+        return
+    sources = [*listed(rule.get("sourceAddressPrefix")), *listed(rule.get("sourceAddressPrefixes"))]
+    cidrs = ["0.0.0.0/0" if source in ("*", "Internet") else source for source in sources]
+    ports = [*listed(rule.get("destinationPortRange")), *listed(rule.get("destinationPortRanges"))]
+    for text in (str(port).replace("*", "0-65535") for port in ports):
+        first, _, last = text.partition("-")
+        if first.isdigit():
+            yield cidrs, rule.get("protocol"), int(first), int(last or first)
 
 
 def _inline(rule: Any) -> tuple[list[Any], Any, Any, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from infra.offline.wire import UNKNOWN
+from infra.machine_groups import AZURE_GROUP
 from infra.policy.rule import (
     Problem,
     at,
@@ -74,3 +75,7 @@ def unencrypted_volume(resources: Sequence[Declared], settings: Any) -> Iterator
         for device in listed(machine.inputs.get("ebsBlockDevices")):
             if not true(at(device, "encrypted")):
                 yield Problem(machine, f"the volume {at(device, 'deviceName')} is not encrypted")
+    for scale_set in of_type(resources, AZURE_GROUP):
+        # Azure encrypts the disks themselves; caches and scratch disks only where it is asked to.
+        if not true(scale_set.inputs.get("encryptionAtHostEnabled")):
+            yield Problem(scale_set, "its encryptionAtHostEnabled is not true")

@@ -10,6 +10,8 @@ from typing import get_args
 import pytest
 
 from infra.offline.wire import UNKNOWN, Secret
+from infra.machine_groups import AZURE_GROUP, GCP_BOUNDS, GCP_TEMPLATE
+from infra.policy.machines import GCP_GROUPS
 from infra.policy.review import review
 from infra.policy.rules import RULES
 from infra.resources import Declared
@@ -83,6 +85,40 @@ def policy_for_pods(peers: list, port: int) -> Declared:
     return resource(kind, {"spec": {"ingress": [rule]}})
 
 
+def rule_of_azure(source: str, ports: str) -> Declared:
+    rule = {"direction": "Inbound", "access": "Allow", "protocol": "Tcp"}
+    rule |= {"sourceAddressPrefix": source, "destinationPortRange": ports}
+    kind = "azure:network/networkSecurityGroup:NetworkSecurityGroup"
+    return resource(kind, {"securityRules": [rule]})
+
+
+def scale_set(**inputs: object) -> Declared:
+    labels = dict.fromkeys(("hybrid-environment", "hybrid-layer", "max"), "1")
+    given = {"skuName": "Standard_NC4as_T4_v3", "encryptionAtHostEnabled": True, "tags": labels}
+    return resource(AZURE_GROUP, given | inputs)
+
+
+def role_of_azure(action: str) -> Declared:
+    kind = "azure:authorization/roleDefinition:RoleDefinition"
+    return resource(kind, {"permissions": [{"actions": [action]}]})
+
+
+def assigned(role: str) -> Declared:
+    kind = "azure:authorization/assignment:Assignment"
+    return resource(kind, {"roleDefinitionName": role})
+
+
+made_on_google = [
+    resource(GCP_TEMPLATE, {"machineType": "g2-standard-8"}),
+    resource(GCP_GROUPS[0], {"versions": UNKNOWN}, sources={"versions": f"{GCP_TEMPLATE}::it"}),
+]
+
+
+def scaler(**policy: object) -> Declared:
+    inputs = {"target": UNKNOWN, "autoscalingPolicy": policy}
+    return resource(GCP_BOUNDS, inputs, sources={"target": f"{GCP_GROUPS[0]}::it"})
+
+
 OWNED = ("hybrid:environment", "hybrid:layer")
 tags = {"resourceType": "volume", "tags": dict.fromkeys(OWNED, "x")}
 volumes_tagged = resource(TEMPLATE, {"tagSpecifications": [tags]})
@@ -118,6 +154,15 @@ CASES = [
     ("wildcard-iam", [allowing(Action="ssmmessages:OpenDataChannel", Resource="*")],
      [allowing(Action="ssm:SendCommand", Resource="*")]),
     ("gpu-maximum", [group(maxSize=4)], [group(minSize=0)]),
+    ("gpu-maximum", [scale_set()], [scale_set(tags={"min": "0"})]),
+    ("gpu-maximum", [*made_on_google, scaler(maxReplicas=2)], made_on_google),
+    ("gpu-maximum", [scaler(maxReplicas=2)], [scaler(minReplicas=0)]),
+    ("open-ingress", [rule_of_azure("10.0.0.0/8", "22")], [rule_of_azure("Internet", "20-30")]),
+    ("unencrypted-volume", [scale_set()], [scale_set(encryptionAtHostEnabled=False)]),
+    ("missing-tags", [scale_set()], [scale_set(tags={"max": "1"})]),
+    ("wildcard-iam", [role_of_azure("Microsoft.Compute/virtualMachines/read")],
+     [role_of_azure("Microsoft.Compute/*")]),
+    ("wildcard-iam", [assigned("Key Vault Secrets User")], [assigned("Contributor")]),
     ("private-path", [resource(BUCKET, {})], [resource(BUCKET, PRIVATE)]),
     ("private-path", [service("LoadBalancer", 80)],
      [service("LoadBalancer", 80, **{"hybrid/residency": "private"})]),
