@@ -5,14 +5,29 @@ from __future__ import annotations
 from cli.changes import Change, LayerResult
 from cli.planning import Assessment
 from infra.cost import Cost
+from infra.machine_groups import AZURE_GROUP
 from infra.policy.review import Finding
 
+NETWORK = "the whole network: every machine, gateway and tunnel in it"
+MACHINES = "all GPU machines of the group and what runs on them"
 # What goes with the old object when one of these is replaced or deleted.
 LOST = {
     "aws:s3/bucket:Bucket": "all objects in it and their versions",
     "gcp:storage/bucket:Bucket": "all objects in it and their versions",
     "azure:storage/account:Account": "all objects in it and their versions",
-    "aws:ec2/vpc:Vpc": "the whole network: every machine, gateway and tunnel in it",
+    "gcp:compute/network:Network": NETWORK,
+    "azure:network/virtualNetwork:VirtualNetwork": NETWORK,
+    "azure:core/resourceGroup:ResourceGroup": "everything in the group, the object store included",
+    "gcp:compute/instanceGroupManager:InstanceGroupManager": MACHINES,
+    AZURE_GROUP: MACHINES,
+    "gcp:compute/vPNTunnel:VPNTunnel": "the tunnel, until the site has the new address and key",
+    "gcp:compute/haVpnGateway:HaVpnGateway": "all tunnels",
+    "azure:network/virtualNetworkGateway:VirtualNetworkGateway": "all tunnels",
+    "azure:network/virtualNetworkGatewayConnection:VirtualNetworkGatewayConnection":
+        "both tunnels, until the site has the new key",
+    "gcp:secretmanager/secret:Secret": "the secret's value and its versions",
+    "azure:keyvault/keyVault:KeyVault": "the secrets in it and their versions",
+    "aws:ec2/vpc:Vpc": NETWORK,
     "aws:ec2/subnet:Subnet": "the machines in it",
     "aws:ec2/natGateway:NatGateway": "open connections of the private subnets",
     "aws:ec2/eip:Eip": "the public address, which others may have allowed",
@@ -20,7 +35,8 @@ LOST = {
     "aws:ec2/vpnConnection:VpnConnection":
         "both tunnels, until the site has the new addresses and keys",
     "aws:ec2/customerGateway:CustomerGateway": "the site's tunnels while its connection moves",
-    "aws:autoscaling/group:Group": "all GPU machines and what runs on them",
+    "aws:autoscaling/group:Group": MACHINES,
+    "aws:ec2/instance:Instance": "the machine and its disk, with a WireGuard gateway's keys",
     "aws:iam/role:Role": "the identity of running machines",
     "aws:secretsmanager/secret:Secret": "the secret's value and its versions",
     "kubernetes:core/v1:Namespace": "everything in the namespace, volumes included",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cli.changes import Change, LayerResult
-from cli.markdown import plan_markdown
+from cli.markdown import LOST, plan_markdown
 from cli.planning import Assessment
 from infra.cost import Cost, Item
+from infra.offline.schema import input_properties
 from infra.policy.review import Finding
 
 NAT = Item("cloud", "nat", "NatGateway, 0.045 an hour", 32.85, 41.39)
@@ -45,6 +48,11 @@ def test_what_is_lost_comes_first_and_replacements_before_the_rest():
         "",
         "A round costs 1 USD.",
     ]
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_what_is_told_to_be_lost_is_of_a_type_that_there_is(kind):
+    assert input_properties(kind)
 
 
 def test_a_layer_without_changes_is_one_line():
