@@ -73,6 +73,7 @@ def test_a_broken_rule_is_told_and_stops_up_before_anything_starts(tmp_path):
     for budget, sentence in (
         (None, "no-budget: settings:"),
         (100, "more than budget.monthly_usd 100.00, so nothing was changed"),
+        (100, "  cloud: hybrid-shop: 0 to 8 of g5.xlarge"),
     ):
         changed = settings | ({"budget": {"monthly_usd": budget}} if budget else {})
         file.write_text(yaml.safe_dump(changed))
