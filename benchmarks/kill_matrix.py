@@ -155,7 +155,7 @@ def _living(servers: Servers, process: str) -> list[int]:
     if process == "serverapp":
         return children(servers.processes["superexec"].pid, "flwr-serverapp")
     if process == "clientapp":
-        return children(servers.processes["executor-north"].pid, "client_executor")
+        return children(servers.processes["executor-north"].pid, "clientapp")
     there = {"supernode": "supernode-north", "executor": "executor-north"}
     named = servers.processes[there.get(process, process)]
     return [] if named.poll() is not None else [named.pid]
@@ -170,7 +170,7 @@ def _reached(servers: Servers, run: Path, rounds: int, phase: str) -> bool:
     if not begun or phase == "before the message":
         return begun
     if phase == "training":
-        return bool(children(servers.processes["executor-north"].pid, "client_executor"))
+        return bool(children(servers.processes["executor-north"].pid, "clientapp"))
     if phase == "after a reply":
         identity = (run / "identity").read_text()
         state = servers.folder / "sites/north/runs" / identity

@@ -3,8 +3,10 @@
 Flower starts a new Python for every message. Importing Flower, PyTorch and its compiler costs it
 several seconds each time, more than training on a small site takes. This process does the same
 job as ``flower-superexec`` at a SuperNode in process isolation: it asks the SuperNode for tasks
-and runs each in a process of its own. But it imports once, at the first task, and then forks. The
-task's token also stays out of the process list, where ``flower-superexec`` shows it.
+and runs each in a process of its own. But it imports once, at the first task, and then forks; as
+a fork of so large a process takes a twentieth of a second, the next one is made ahead and waits.
+The one that works is called ``clientapp``. The task's token also stays out of the process list,
+where ``flower-superexec`` shows it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import NoReturn
 # The SuperNode answers when there is a task (:mod:`federation.supernode`); one that does not wait
 # shall not be asked without end.
 POLL_SECONDS = 0.02
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # linux/prctl.h
 
 
 def main() -> NoReturn:
@@ -69,11 +71,19 @@ def serve(address: str, secret: bytes) -> NoReturn:
     )
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     children: set[int] = set()
+    waiting: tuple[int, int] | None = None
     try:
         while True:
             answer = client.AcquireTask(request)
             if answer.token:
-                children.add(_fork(address, answer.token))
+                if waiting and waiting[0] not in children:  # somebody has ended it
+                    os.close(waiting[1])
+                    waiting = None
+                child, to_child = waiting or _fork(address)
+                with open(to_child, "w") as pipe:
+                    pipe.write(answer.token)
+                waiting = _fork(address)
+                children |= {child, waiting[0]}
             children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
             time.sleep(POLL_SECONDS)
     finally:
@@ -85,21 +95,29 @@ def serve(address: str, secret: bytes) -> NoReturn:
             os.waitpid(child, 0)
 
 
-def _fork(address: str, token: str) -> int:
-    """Run a task in a new process; returns its id."""
+def _fork(address: str) -> tuple[int, int]:
+    """A new process that runs the task whose token it is sent; its id, and where to send that."""
     # Creating an optimizer imports PyTorch's compiler; better once here than in every fork.
     import torch._dynamo  # noqa: F401
     from flwr.supernode.runtime.run_clientapp import run_clientapp
 
     import federation.client_app  # noqa: F401
 
+    from_parent, to_child = os.pipe()
     child = os.fork()
     if child:
-        return child
+        os.close(from_parent)
+        return child, to_child
     code = 1
     try:
-        _vanish_with_parent()
+        # Flower's own watch over the parent ends the ClientApp politely, which loses its message;
+        # see the end of :func:`serve`.
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.close(to_child)
+        with open(from_parent) as pipe:
+            token = pipe.read()
+        _prctl(PR_SET_NAME, b"clientapp")
         run_clientapp(
             runtime_api_address=address,
             token=token,
@@ -115,13 +133,8 @@ def _fork(address: str, token: str) -> int:
         os._exit(code)
 
 
-def _vanish_with_parent() -> None:
-    """Have the kernel end this process with SIGKILL when its parent has ended.
-
-    Flower's own watch over the parent ends the ClientApp politely, which loses its message; see
-    the end of :func:`serve`.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _prctl(option: int, value: int | bytes) -> None:
+    ctypes.CDLL(None).prctl(option, value)
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:

@@ -37,10 +37,14 @@ def until(holds: Callable[[], object], what: str, *, every: float = 0.1) -> obje
 
 
 def children(process: int, name: str) -> list[int]:
-    """Children of a process whose command line holds `name`."""
+    """Children of a process whose command line or name holds `name`."""
     try:
         found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-        return [int(c) for c in found if name in Path(f"/proc/{c}/cmdline").read_text()]
+        return [
+            int(c)
+            for c in found
+            if any(name in Path(f"/proc/{c}/{part}").read_text() for part in ("cmdline", "comm"))
+        ]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
