@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +34,7 @@ from recsys.artifact import load_model
 from recsys.data.interactions import load_interactions
 from recsys.data.split import leave_one_out
 from recsys.finetune import train_local
-from tests.federation.servers import PATIENCE, Servers, free_port
+from tests.federation.servers import PATIENCE, Servers, children, free_port
 
 if TYPE_CHECKING:
     from tests.federation.conftest import Shop
@@ -205,9 +207,17 @@ def test_a_run_outlives_its_caller_ctrl_c_stops_it_and_the_next_call_goes_on(
         np.testing.assert_array_equal(result_weights[name], expected)
 
 
-def test_the_servers_death_in_a_round_changes_no_bit(
+def test_the_death_of_the_server_and_of_idle_clients_changes_no_bit(
     finished: FederatedResult, running: Servers, shop: Shop
 ) -> None:
+    idle = [
+        child
+        for site in shop.data
+        for child in children(running.processes[f"executor-{site}"].pid, "client_executor")
+    ]
+    assert len(idle) == len(shop.data)
+    for child in idle:
+        os.kill(child, signal.SIGKILL)
     said: list[str] = []
 
     def kill(done: int, total: int, text: str) -> None:
