@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 
 from cli.nginx import nginx_program
 from cli.sessions import session_store_program
+from infra.clients import Aws
 
 PROJECT = Path(__file__).resolve().parents[2]
 HYBRID = Path(sys.executable).parent / "hybrid"
@@ -80,6 +81,17 @@ def test_second_up_changes_nothing_and_says_so(user):
     other_shell = subprocess.run([HYBRID, "up"], env=activated, capture_output=True, text=True)
     assert "Nothing to change: local is up." in other_shell.stdout
     assert {process.pid for process in user.processes()} == before
+
+
+def test_drift_is_told_by_name_and_exit_code_three(user):
+    ec2 = Aws("eu-central-1", f"http://127.0.0.1:{user.ports['moto']}")("ec2")
+    (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["hybrid-local"]}])["Vpcs"]
+    ec2.modify_vpc_attribute(VpcId=vpc["VpcId"], EnableDnsHostnames={"Value": False})
+    told = json.loads(user.runs("drift", "--json", code=3).stdout)
+    found = {(c["type"], c["name"], c["operation"]): c["properties"] for c in told["drift"]}
+    assert found == {("aws:ec2/vpc:Vpc", "hybrid-local", "update"): ["enableDnsHostnames"]}
+    ec2.modify_vpc_attribute(VpcId=vpc["VpcId"], EnableDnsHostnames={"Value": True})
+    assert "No drift: " in user.runs("drift").stdout
 
 
 def test_status_tells_what_runs(user):
