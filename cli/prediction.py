@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,33 +27,47 @@ from recsys.rating import RatingRecipe, save_rating, train_rating
 from recsys.recipe import checked_fields
 from recsys.search.ranker import SearchModel, save_search, train_search
 from recsys.search.towers import TowerRecipe
+from recsys.spread import Spread, write_spread
+from recsys.spreads import click_spread, rating_spread, search_spread
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is predicted: how its log is read, and how a model is made of it and kept."""
+    """What is predicted: how its log is read, how a model is made of it and kept.
+
+    `spread` tells what model and log say of later requests and answers, if anything.
+    """
 
     recipe: type[RatingRecipe] | type[ClickRecipe] | type[TowerRecipe]
     load: Callable[[str], pl.DataFrame]
     train: Callable[..., tuple[Any, dict[str, float]]]
     save: Callable[[Path, Any, dict[str, float]], Path]
+    spread: Callable[[Any, pl.DataFrame], Spread | None]
 
 
 def task_of(name: str, judgments: str | None = None) -> Task:
     """The task ``rating``, ``click`` or ``search``; the last takes judged queries."""
     return {
-        "rating": Task(RatingRecipe, load_ratings, train_rating, save_rating),
-        "click": Task(ClickRecipe, load_impressions, train_click, save_click),
-        "search": Task(TowerRecipe, load_catalogue, _search_trained_on(judgments), _save_search),
+        "rating": Task(RatingRecipe, load_ratings, train_rating, save_rating, rating_spread),
+        "click": Task(ClickRecipe, load_impressions, train_click, save_click, click_spread),
+        "search": _search(judgments),
     }[name]
 
 
-def _search_trained_on(judgments: str | None) -> Callable[..., tuple[SearchModel, dict]]:
-    def train_towers(catalogue: pl.DataFrame, recipe: TowerRecipe, *, progress: Progress):
-        judged = load_judgments(judgments).by_query() if judgments else None
-        return train_search(catalogue, recipe, judged=judged, progress=progress), {}
+def _search(judgments: str | None) -> Task:
+    @cache
+    def judged() -> dict[str, dict[str, float]] | None:
+        return load_judgments(judgments).by_query() if judgments else None
 
-    return train_towers
+    def train_towers(
+        catalogue: pl.DataFrame, recipe: TowerRecipe, *, progress: Progress
+    ) -> tuple[SearchModel, dict[str, float]]:
+        return train_search(catalogue, recipe, judged=judged(), progress=progress), {}
+
+    def spread(model: SearchModel, catalogue: pl.DataFrame) -> Spread | None:
+        return search_spread(model, list(judged() or ()))
+
+    return Task(TowerRecipe, load_catalogue, train_towers, _save_search, spread)
 
 
 def _save_search(folder: Path, model: SearchModel, metrics: dict[str, float]) -> Path:
@@ -111,6 +126,8 @@ def train(
     }
     with tempfile.TemporaryDirectory(prefix="hybrid-train-") as scratch:
         artifact = task.save(Path(scratch) / "artifact", model, metrics)
+        if spread := task.spread(model, log):
+            write_spread(artifact, spread)
         digest = learning.store_model(environment, artifact, lineage)
     return learning.Trained(digest, metrics, time.monotonic() - start, [])
 

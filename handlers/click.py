@@ -11,6 +11,7 @@ from handlers.errors import BadRequest
 from handlers.requests import ClickRequest
 from handlers.stopwatch import Stopwatch
 from recsys.click import load_click
+from recsys.spread import ITEMS, PREDICTED, contexts
 
 
 class Click:
@@ -19,6 +20,7 @@ class Click:
     def __init__(self, folder: Path) -> None:
         self.model = load_click(folder)
         self.features = self.model.recipe.features
+        self.contexts = contexts(self.features)
         # Items are compared as if all were shown in one place.
         self.position = self.model.vocabularies["position"][0]
 
@@ -64,6 +66,25 @@ class Click:
             }
             for request, end in zip(requests, ends, strict=True)
         ]
+
+    @property
+    def known(self) -> dict[str, int]:
+        """How many items and values of each feature the model knows."""
+        values = self.model.vocabularies
+        known = {what: len(values[name]) for name, what in self.contexts.items()}
+        return {ITEMS: len(values["item"])} | known
+
+    def seen(self, request: ClickRequest, answer: dict) -> dict[str, list]:
+        """For `handlers.spread`: what is shown, to whom and where, and how likely it is clicked."""
+        places = self.model.places
+        seen: dict[str, list] = {ITEMS: [places["item"].get(item, 0) - 1 for item in request.items]}
+        for name, what in self.contexts.items():
+            value = _text(request.context.get(name))
+            seen[what] = [places[name].get(value, 0) - 1]
+        # In another place other chances are no drift.
+        if request.position is None:
+            seen[PREDICTED] = [row["probability"] for row in answer["clicks"]]
+        return seen
 
 
 def _text(value: str | int | bool | None) -> str | None:

@@ -2,7 +2,8 @@
 
 Items are counted by bands of popularity (see `recsys.profile`): those of histories, of events that
 are posted, and of what is recommended to users with a history where nothing is filtered. That is
-what the profile of the model tells, so that other shares mean drift.
+what the profile of the model tells, so that other shares mean drift. Models of other kinds are
+observed by `handlers.spread`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 
 from handlers.fresh import FreshRecommender
 from handlers.requests import EventsRequest, RecommendRequest, Where
+from handlers.spread import Bin, SpreadObserver
 from recsys.profile import BANDS, HISTORY, RECOMMENDED, Profile, read_profile
+from recsys.spread import read_spread
 
 EVENTS, LENGTH = "events", "length"
 BINS = (*map(str, range(BANDS)), "unknown")
@@ -24,9 +27,6 @@ BINS = (*map(str, range(BANDS)), "unknown")
 LENGTHS = (50, 20, 10, 5, 2, 1, 0)
 # As many of a list as the profile tells of.
 TOP = 10
-
-# Of what, and in which bin.
-Bin = tuple[str, str]
 
 
 class Observer:
@@ -82,15 +82,16 @@ class Observer:
         return [self._places.get(item, -1) for item in items]
 
 
-def observer_of(model: Any, folder: Path) -> Observer | None:
+def observer_of(model: Any, folder: Path) -> Observer | SpreadObserver | None:
     """The observer of a model loaded from a folder; None where nothing is known of its training.
 
     Raises
     ------
     RecsysError
-        The profile is damaged.
+        What is known is damaged.
     """
     if not isinstance(model, FreshRecommender):
-        return None
+        spread = read_spread(folder, model.known)
+        return None if spread is None else SpreadObserver(model, spread)
     profile = read_profile(folder, len(model.model.items))
     return None if profile is None else Observer(model, profile)

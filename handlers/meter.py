@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from handlers.drift import Bin
+    from handlers.spread import Bin
     from handlers.stopwatch import Stopwatch
 
 REQUESTS, BATCHES, SECONDS, WITHIN, OBSERVED = (
@@ -84,7 +84,7 @@ class Meter:
                 self._amounts[SECONDS, self.kind, stage] += milliseconds / 1000
 
     def observe(self, counts: Mapping[Bin, int]) -> None:
-        """Count what `handlers.drift.Observer` saw in a batch."""
+        """Count what an observer (`handlers.drift`) saw in a batch."""
         with self._lock:
             for (what, name), count in counts.items():
                 self._amounts[OBSERVED, self.kind, self.model, what, name] += count

@@ -8,6 +8,7 @@ from pathlib import Path
 from handlers.requests import RatingRequest
 from handlers.stopwatch import Stopwatch
 from recsys.rating import load_rating
+from recsys.spread import ITEMS, PREDICTED, USERS
 
 
 class Rating:
@@ -38,3 +39,17 @@ class Rating:
             }
             for request, end in zip(requests, ends, strict=True)
         ]
+
+    @property
+    def known(self) -> dict[str, int]:
+        """How many users and items the model knows."""
+        return {USERS: len(self.model.users), ITEMS: len(self.model.items)}
+
+    def seen(self, request: RatingRequest, answer: dict) -> dict[str, list]:
+        """For `handlers.spread`: who asked, for what, and how that is rated."""
+        items = self.model.item_index
+        return {
+            USERS: [self.model.user_index.get(request.user, 0) - 1],
+            ITEMS: [items.get(item, 0) - 1 for item in request.items],
+            PREDICTED: [row["rating"] for row in answer["ratings"]],
+        }

@@ -10,6 +10,8 @@ import pytest
 
 from cli.environment import Environment
 from cli.learning import environment_store
+from handlers.drift import observer_of
+from handlers.kinds import kind_in
 from recsys.click import load_click
 from recsys.rating import load_rating
 from recsys.search.ranker import DEFAULT_WEIGHTS, load_search
@@ -42,13 +44,20 @@ def stored(home: Path, digest: str) -> Path:
     return store.get(digest, home / "fetched")
 
 
+def compared(folder: Path) -> set[str]:
+    """What a service of the stored model compares with its training."""
+    return {what for what, _ in observer_of(kind_in(folder).open(folder), folder).expected}
+
+
 def test_a_rating_model_of_the_generated_shop_is_stored(home, capsys) -> None:
     code, out, _ = ends(capsys, "train", "--task", "rating", "--epochs", "2", "--json")
     assert code == 0
     trained = json.loads(out)
     assert {"RMSE", "bias RMSE", "mean RMSE"} <= trained["metrics"].keys()
-    model = load_rating(stored(home, trained["digest"]))
+    folder = stored(home, trained["digest"])
+    model = load_rating(folder)
     assert model.recipe.epochs == 2 and len(model.items) > 100
+    assert compared(folder) == {"users", "items", "predicted"}
 
 
 def test_a_click_model_learns_from_a_log_and_a_recipe_file(home, impressions, capsys) -> None:
@@ -61,18 +70,21 @@ def test_a_click_model_learns_from_a_log_and_a_recipe_file(home, impressions, ca
     assert code == 0
     trained = json.loads(out)
     assert trained["metrics"]["log loss"] < trained["metrics"]["constant log loss"]
-    model = load_click(stored(home, trained["digest"]))
-    assert model.recipe.features == ("segment",)
+    folder = stored(home, trained["digest"])
+    assert load_click(folder).recipe.features == ("segment",)
+    assert compared(folder) == {"items", "context_1_segment", "predicted"}
 
 
 def test_a_search_model_of_the_generated_shop_is_stored(home, capsys) -> None:
     code, out, _ = ends(capsys, "train", "--task", "search", "--epochs", "1", "--json")
     assert code == 0
     digest = json.loads(out)["digest"]
-    model = load_search(stored(home, digest))
+    folder = stored(home, digest)
+    model = load_search(folder)
     assert model.towers.recipe.epochs == 1
     # The shop's judged queries have set them.
     assert model.weights != DEFAULT_WEIGHTS
+    assert compared(folder) == {"words", "query_words", "scores"}
 
 
 @pytest.mark.parametrize(

@@ -79,4 +79,3 @@ def test_a_model_without_a_profile_is_served_and_not_compared(
 ) -> None:
     assert observer_of(model, artifact).expected["recommended", "1"] == 1
     assert observer_of(model, tmp_path) is None
-    assert observer_of("a model of another kind", artifact) is None
