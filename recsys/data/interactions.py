@@ -27,6 +27,10 @@ from recsys.errors import RecsysError
 from recsys.files import write_atomically
 
 
+# Of a user's events in a written folder.
+LIST = pl.List(pl.Int32)
+
+
 @dataclass(frozen=True)
 class Interactions:
     """Every user's events, oldest first, as one flat array.
@@ -237,10 +241,12 @@ def _load_written(folder: Path) -> Interactions:
     try:
         sequences = pl.read_parquet(folder / "sequences.parquet")
         items = pl.read_parquet(folder / "items.parquet")
+        _require_written(folder / "sequences.parquet", sequences, user=pl.String, items=LIST)
+        _require_written(folder / "items.parquet", items, item=pl.String)
         lengths = sequences["items"].list.len().to_numpy()
         flat = sequences["items"].explode().drop_nulls().to_numpy()
         users, vocabulary = sequences["user"].to_list(), items["item"].to_list()
-        texts = items["text"].to_list() if "text" in items.columns else None
+        texts = items["text"].fill_null("").to_list() if "text" in items.columns else None
         attributes = attributes_of(items, vocabulary)
         times = None
         if "times" in sequences.columns:
@@ -266,6 +272,22 @@ def _load_written(folder: Path) -> Interactions:
         times=times,
         attributes=attributes,
     )
+
+
+def _require_written(file: Path, frame: pl.DataFrame, **kinds: pl.DataType) -> None:
+    """Check columns of a file that `write_interactions` may have written; the first is an id."""
+    for name, kind in kinds.items():
+        column = frame[name]
+        values = column.list.explode(empty_as_null=False) if column.dtype == LIST else column
+        if column.dtype != kind:
+            wrong = f"is of type {column.dtype}, it must be {kind}"
+        elif column.null_count() or values.null_count():
+            wrong = "has missing values"
+        elif name == next(iter(kinds)) and column.n_unique() < len(column):
+            wrong = "names an id twice"
+        else:
+            continue
+        raise RecsysError(f"{file}: column {name!r} {wrong}; write the folder again")
 
 
 def _sorted_ids(ids: set[str]) -> list[str]:

@@ -132,6 +132,28 @@ def test_a_written_folder_that_was_damaged_is_refused(tmp_path: Path, shop: Inte
         load_interactions(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("sequences", "sentence"),
+    [
+        ({"user": ["a"], "items": [[0.5, 1.0]]}, "'items' is of type List.Float64."),
+        ({"user": [1], "items": [[0, 1]]}, "'user' is of type Int64, it must be String"),
+        ({"user": ["a", "b"], "items": [None, [0, 1]]}, "'items' has missing values"),
+        ({"user": ["a", "b"], "items": [[0], [0, None]]}, "'items' has missing values"),
+        ({"user": ["a", "a"], "items": [[0], [1]]}, "'user' names an id twice"),
+    ],
+)
+def test_a_folder_that_was_written_by_something_else_is_refused(
+    tmp_path: Path, sequences: dict, sentence: str
+) -> None:
+    pl.DataFrame({"item": ["x", "y"]}).write_parquet(tmp_path / "items.parquet")
+    written = pl.DataFrame(sequences)
+    if written.schema["items"] == pl.List(pl.Int64):
+        written = written.cast({"items": pl.List(pl.Int32)})
+    written.write_parquet(tmp_path / "sequences.parquet")
+    with pytest.raises(RecsysError, match=f"sequences.parquet: column {sentence}"):
+        load_interactions(tmp_path)
+
+
 def test_the_fingerprint_tells_order_apart(shop: Interactions) -> None:
     turned = Interactions(
         shop.users, shop.items, shop.offsets, shop.sequence[::-1].copy(), shop.item_text
