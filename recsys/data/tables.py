@@ -35,6 +35,10 @@ ROW = "__row"
 # "key: value" parted by "|", in one column.
 MOST_COLUMNS = 200
 ATTRIBUTES = "attributes"
+# Above it not every whole number is a float64, so that ids that differ could become the same.
+LARGEST_WHOLE = 2**53
+# Numbers that are no moments, whatever part of a second they count (in nanoseconds: the year 5138).
+NO_TIME = 1e20
 # Tables that go beside the one that is looked for.
 BESIDE = ("readme", "items", "products", "catalogue", "users", "queries", "judgments")
 DATE_FORMATS = (
@@ -138,6 +142,8 @@ class Table:
                     f"{self.file} has no column {column.name!r}; its columns are {names}"
                 )
         found = {column: source for column, source in sources.items() if source is not None}
+        for column, source in found.items():
+            self._require_plain(column, source)
         loaded: dict[str, pl.Series] = {}
         good = pl.repeat(True, len(self.frame), dtype=pl.Boolean, eager=True)
         for column, source in found.items():
@@ -163,6 +169,17 @@ class Table:
                 if name not in found.values() and name not in (ROW, "", *loaded):
                     loaded[name] = _numbers_if_all(self.frame[name])
         return pl.DataFrame(loaded).filter(good)
+
+    def _require_plain(self, column: Column, source: str) -> None:
+        """Refuse a column that is there twice, or whose values are no single ones."""
+        if f"{source}_duplicated_0" in self.frame.columns:
+            raise RecsysError(f"{self.file} has two columns {source!r}; rename or remove one")
+        kind = self.frame.schema[source]
+        if kind.is_nested() or kind in (pl.Binary, pl.Object):
+            raise RecsysError(
+                f"{self.file}: column {source!r} holds values of type {kind}; each must be "
+                f"{column.wants()}"
+            )
 
     def _place(self, index: int) -> str:
         """File and line (in Parquet: row, from 1) of a row of the frame."""
@@ -340,8 +357,18 @@ def _typed(raw: pl.Series, column: Column) -> pl.Series:
     if column.kind == "number":
         text = raw.str.strip_chars() if raw.dtype == pl.String else raw
         return text.cast(pl.Float64, strict=False)
+    if raw.dtype.is_float():
+        raw = _as_counted(raw)
     text = raw.cast(pl.String)
     return text.set(_is_blank(text), None) if column.blank else text
+
+
+def _as_counted(ids: pl.Series) -> pl.Series:
+    """Ids that became floats because some are missing (as pandas does) as the whole numbers they
+    were, and null where they are missing."""
+    ids = ids.fill_nan(None)
+    whole = ids.cast(pl.Int64, strict=False)
+    return whole if (whole == ids).all() and (ids.abs().max() or 0) < LARGEST_WHOLE else ids
 
 
 def _allowed(typed: pl.Series, raw: pl.Series, column: Column) -> pl.Series:
@@ -384,11 +411,12 @@ def _seconds(raw: pl.Series) -> pl.Series:
 
 def _scaled(numbers: pl.Series) -> pl.Series:
     """Seconds, from whatever part of a second the numbers count (1e11 s is the year 5138)."""
-    largest = numbers.abs().fill_nan(None).max() or 0.0
+    moments = numbers.set(~(numbers.abs() < NO_TIME), None)
+    largest = moments.abs().max() or 0.0
     for unit in (1e9, 1e6, 1e3):
-        if 1e8 * unit <= largest < float("inf"):
-            return numbers / unit
-    return numbers
+        if 1e8 * unit <= largest:
+            return moments / unit
+    return moments
 
 
 def _numbers_if_all(values: pl.Series) -> pl.Series:

@@ -56,6 +56,30 @@ def test_parquet_keeps_its_own_types_until_they_are_checked(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "users", [[7.0, 8.0, None], [7.0, 8.0, float("nan")]], ids=["missing", "not a number"]
+)
+def test_ids_that_became_floats_for_a_missing_one_are_whole_numbers(
+    tmp_path: Path, users: list[float | None]
+) -> None:
+    pl.DataFrame({"user": users, "item": ["a", "b", "c"]}).write_parquet(tmp_path / "a.parquet")
+    table = read_table(tmp_path / "a.parquet")
+    assert table.load([USER, ITEM], report=Report()).rows() == [("7", "a"), ("8", "b")]
+    with pytest.raises(RecsysError, match="row 3: user is (None|nan), it must be a user id"):
+        table.load([USER, ITEM])
+
+
+@pytest.mark.parametrize("column", ["user", "time", "rating"])
+@pytest.mark.parametrize("values", [[[1], [2]], [b"\xff", b"b"], [{"a": 1}, {"a": 2}]])
+def test_columns_of_lists_bytes_and_structs_are_refused(
+    tmp_path: Path, column: str, values: list
+) -> None:
+    plain = {"user": ["u", "v"], "item": ["i", "j"], "time": [1, 2], "rating": [3, 4]}
+    pl.DataFrame(plain | {column: values}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(RecsysError, match=f"a.parquet: column '{column}' holds values of type"):
+        read_table(tmp_path / "a.parquet").load(COLUMNS)
+
+
+@pytest.mark.parametrize(
     ("times", "seconds"),
     [
         (["3", "20.5"], [3.0, 20.5]),
@@ -81,6 +105,8 @@ def test_times_become_seconds(tmp_path: Path, times: list[str], seconds: list[fl
         ("a.csv", "user,item,rating\n\n\nu,i,good\n", "line 4: rating is 'good'"),
         ("a.csv", 'user,item,rating\n"u\n1",i,3\nu,,3\n', "line 4: item is None, it must be an item"),
         ("a.csv", "user,item,time,rating\nu,i,12/1/2010,3\n", "time is '12/1/2010', it must be a"),
+        ("a.csv", "user,item,time,rating\nu,i,1e300,3\n", "line 2: time is '1e300', it must be a"),
+        ("a.csv", "user,item,item,rating\nu,i,j,3\n", "a.csv has two columns 'item'; rename or"),
         ("a.tsv", "user\titem\trating\nu\t \t3\n", "a.tsv, line 2: item is ' '"),
         ("a.jsonl", '\n{"user": "u", "item": "i", "rating": [3]}', "a.jsonl, line 2: rating is '[3]'"),
         ("a.jsonl", '{"user": "u"\n', "a.jsonl, line 1: it is not a JSON object"),
