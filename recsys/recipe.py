@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +37,22 @@ def checked_fields(recipe: type, values: Mapping[str, Any]) -> dict[str, Any]:
             raise RecipeError(f"recipe: unknown key {name!r}; the keys are {', '.join(fields)}")
         kind = type(fields[name].default)
         accepted, wanted = KINDS[kind]
+        if kind is float and isinstance(value, str):
+            value = _number_of(value)
         if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepted):
             raise RecipeError(f"recipe: {name} is {value!r}; it must be {wanted}")
+        if kind is float and math.isinf(value):
+            raise RecipeError(f"recipe: {name} is {value!r}; it must be finite")
         checked[name] = kind(value)
     return checked
+
+
+def _number_of(text: str) -> float | str:
+    """The number that a text spells, else the text: YAML takes 1e-3, without a point, for text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @dataclass(frozen=True)

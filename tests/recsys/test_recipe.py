@@ -13,6 +13,10 @@ def test_what_is_left_out_keeps_its_default_and_the_round_trip_is_lossless() -> 
     assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
+def test_a_rate_may_be_written_as_yaml_takes_for_text() -> None:
+    assert Recipe.from_dict({"learning_rate": "1e-3"}).learning_rate == 1e-3
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -26,6 +30,8 @@ def test_what_is_left_out_keeps_its_default_and_the_round_trip_is_lossless() -> 
         ({"dropout": float("nan")}, "dropout is nan; it must be in [0, 1)"),
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"learning_rate": 0}, "learning_rate is 0.0; it must be above 0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; it must be finite"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'; it must be a number"),
         ({"heads": 3}, f"heads is 3; it must be a divisor of dimension {Recipe().dimension}"),
         ({"length": 1}, "length is 1; it must be at least 2"),
         ({"loss": "hinge"}, "loss is 'hinge'; it must be one of softmax, sampled, gbce"),
