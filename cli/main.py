@@ -92,8 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         # Each package's own exceptions carry an exit code beside their sentence.
         exit_code = getattr(error, "exit_code", None)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            exit_code, error = 1, _full(error)
+        if exit_code is None and (lacking := _lacking(error)):
+            exit_code, error = 1, lacking
         if not isinstance(exit_code, int) or os.environ.get("HYBRID_TRACEBACK"):
             raise
         click.secho("Error: ", fg="red", nl=False, err=True)
@@ -101,10 +101,28 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(exit_code)
 
 
-def _full(error: OSError) -> str:
-    """A sentence for a disk that is full, wherever something was written."""
-    disk = f"disk of {error.filename}" if error.filename else "disk that is written to"
-    return f"The {disk} is full: make room there, then run the same command again."
+def _lacking(error: Exception) -> str | None:
+    """A sentence for what the machine does not give, whatever was done: disk, memory, a folder."""
+    if isinstance(error, MemoryError) or (
+        # Torch has no exception of its own for a processor that has no more.
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+    ):
+        return (
+            "There is not enough memory for this: take a smaller model (dimension, length, blocks) "
+            f"or less data, or a larger machine ({str(error).splitlines()[0]})."
+        )
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.ENOSPC:
+        disk = f"disk of {error.filename}" if error.filename else "disk that is written to"
+        return f"The {disk} is full: make room there, then run the same command again."
+    if error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return (
+            f"{error.filename} cannot be read or written ({error.strerror}): "
+            "change its permissions, or name another place."
+        )
+    return None
 
 
 if __name__ == "__main__":

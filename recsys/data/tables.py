@@ -336,9 +336,9 @@ def _json_text(value: object) -> str | None:
 
 
 def _ragged_line(file: Path) -> str | None:
-    with _open_text(file) as lines:
-        records = csv.reader(lines)
-        try:
+    try:
+        with _open_text(file) as lines:
+            records = csv.reader(lines)
             width = len(next(records, []))
             for record in records:
                 if record and len(record) != width:
@@ -346,8 +346,8 @@ def _ragged_line(file: Path) -> str | None:
                         f"{file}, line {records.line_num}: {len(record)} fields, the header has "
                         f"{width}; mend or remove the line"
                     )
-        except (csv.Error, OSError, EOFError, zlib.error):
-            return None
+    except (csv.Error, OSError, EOFError, zlib.error):
+        pass
     return None
 
 

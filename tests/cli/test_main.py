@@ -44,6 +44,24 @@ def test_a_full_disk_is_a_sentence_whatever_was_written():
     assert done.returncode == 1 and done.stderr.startswith(sentence), done.stderr
 
 
+def test_a_place_that_cannot_be_written_is_a_sentence(home, capsys):
+    data, file = home / "events.csv", home / "file"
+    data.write_text("user,item\nu1,i1\n")
+    file.write_text("")
+    code, _, error = ends(capsys, "data", "convert", str(data), str(file / "folder"))
+    assert code == 1
+    assert error.startswith(f"Error: {file / 'folder'} cannot be read or written (Not a directory)")
+
+
+def test_a_model_that_does_not_fit_into_memory_is_a_sentence(home, capsys):
+    data = home / "events.csv"
+    data.write_text("user,item\n" + "".join(f"u{n // 5},i{n % 7}\n" for n in range(50)))
+    recipe = home / "recipe.yaml"
+    recipe.write_text("dimension: 1000000000000\n")
+    code, _, error = ends(capsys, "train", "--data", str(data), "--recipe", str(recipe))
+    assert code == 1 and error.splitlines()[-1].startswith("Error: There is not enough memory for")
+
+
 def test_an_unknown_command_is_named(capsys):
     code, _, error = ends(capsys, "upp")
     assert code == 2 and "No such command 'upp'" in error
