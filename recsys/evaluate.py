@@ -153,7 +153,7 @@ def rank(
     model.eval()
     rankings: list[tuple[Ranking, Ranking]] = []
     users, targets, events_before = [], [], []
-    evaluated = _users(split, part)
+    evaluated = evaluated_users(split, part)
     for chosen, wanted, histories in _batches(evaluated, interactions, split, part, batch):
         scores = model.scores(model.encode(histories), histories).cpu()
         if not scores.isfinite().all():
@@ -223,7 +223,7 @@ def _evaluate(
     part: str,
     batch: int,
 ) -> dict[str, float]:
-    workers, users = Workers.current(), _users(split, part)
+    workers, users = Workers.current(), evaluated_users(split, part)
     ranks = [
         _ranks(score(histories).cpu(), targets, histories)
         for _, targets, histories in _batches(
@@ -240,8 +240,14 @@ def _targets(split: Split, part: str) -> np.ndarray:
     return split.validation_target if part == "validation" else split.test_target
 
 
-def _users(split: Split, part: str) -> np.ndarray:
-    """int64[users] with a target."""
+def evaluated_users(split: Split, part: Literal["validation", "test"]) -> np.ndarray:
+    """int64[users] with a target.
+
+    Raises
+    ------
+    RecsysError
+        When there are none.
+    """
     users = np.flatnonzero(_targets(split, part) >= 0)
     if not len(users):
         raise RecsysError("no user has three events or more, so there is nothing to evaluate")

@@ -65,7 +65,8 @@ class NextItem:
         self.windows = training_windows(interactions, recipe.length, targets=True)
         if not len(self.windows.lengths):
             raise RecsysError(
-                "no user has two training events, so there is no next item to learn from"
+                "no user has two training events, so there is no next item to learn from; with the "
+                "two that are held out for validation and test that takes four"
             )
         self.recipe = recipe
         self.horizon = 1 if has_texts(interactions, recipe) else recipe.horizon

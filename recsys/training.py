@@ -14,12 +14,13 @@ from recsys.data.interactions import Interactions
 from recsys.data.split import leave_one_out
 from recsys.distributed import Workers
 from recsys.errors import RecipeError, RecsysError
-from recsys.evaluate import evaluate, popularity
+from recsys.evaluate import evaluate, evaluated_users, popularity
 from recsys.files import write_atomically
 from recsys.finetune import finetune
 from recsys.loop import Log, Progress
 from recsys.model import SequentialRecommender
 from recsys.neighbours import neighbours
+from recsys.objectives import NextItem
 from recsys.pretrain import pretrain
 from recsys.profile import profile_of
 from recsys.randomness import Stage, seeded
@@ -87,11 +88,14 @@ def train(
     folder = Path(folder)
     workers = Workers.current()
     _require_parts(recipe, workers)
+    split = leave_one_out(interactions)
+    # What cannot be learnt from or tested with is refused before anything is written.
+    NextItem(split.train, recipe)
+    evaluated_users(split, "test")
     if workers.writes:
         _claim(folder, interactions, recipe)
     else:
         progress = None
-    split = leave_one_out(interactions)
     with seeded(recipe.seed, Stage.WEIGHTS):
         make = ShardedRecommender if shard_items else SequentialRecommender
         texts = around = None

@@ -132,10 +132,20 @@ def test_a_damaged_checkpoint_is_named(shop: Interactions, tmp_path: Path) -> No
         train(shop, SMALL, tmp_path)
 
 
-def test_a_shop_without_sequences_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("1 5\n2 6\n")
-    with pytest.raises(RecsysError, match="no user has two training events"):
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        ("1 5\n2 6\n", "no user has two training events"),
+        ("1 5 6\n2 6 5\n", "no user has three events or more"),
+    ],
+)
+def test_a_shop_without_sequences_is_refused_before_anything_is_written(
+    tmp_path: Path, log: str, sentence: str
+) -> None:
+    (tmp_path / "log.txt").write_text(log)
+    with pytest.raises(RecsysError, match=sentence):
         train(load_interactions(tmp_path / "log.txt"), SMALL, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_objective_that_needs_the_whole_batch_is_not_worked_on_in_parts(
