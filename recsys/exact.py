@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 
 Found = tuple[np.ndarray, np.ndarray]
+# Neighbouring scores of which only the largest is looked at first.
+BLOCK = 64
 
 
 class Index(Protocol):
@@ -57,9 +59,11 @@ def best_of(scores: np.ndarray, k: int) -> Found:
 
     A NaN counts as the largest, so that it does not go unnoticed.
     """
-    count = scores.shape[1]
-    k = min(k, count)
-    places = np.argpartition(scores, count - k, axis=1)[:, count - k :] if k else _none(scores)
+    k = min(k, scores.shape[1])
+    if len(scores) and 0 < 2 * k <= scores.shape[1] // BLOCK:
+        places = np.stack([_largest_by_blocks(row, k) for row in scores])
+    else:
+        places = _largest(scores, k)
     values = np.take_along_axis(scores, places, 1)
     order = np.argsort(values, axis=1, kind="stable")[:, ::-1]
     return np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
@@ -72,5 +76,22 @@ def barred(scores: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
     return scores
 
 
-def _none(scores: np.ndarray) -> np.ndarray:
-    return np.empty((len(scores), 0), dtype=np.int64)
+def _largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """int64[..., k] places of the k largest in the last axis, in any order."""
+    if not k:
+        return np.empty((*scores.shape[:-1], 0), dtype=np.int64)
+    return np.argpartition(scores, -k, axis=-1)[..., -k:]
+
+
+def _largest_by_blocks(row: np.ndarray, k: int) -> np.ndarray:
+    """The same of float[n], in half the time or less where k is small beside n / `BLOCK`.
+
+    At least k scores reach the k-th largest of the blocks' maxima, so that no smaller one need be
+    ranked. Partitioning all of them takes longer than their product with a state does.
+    """
+    blocks = len(row) // BLOCK
+    maxima = row[: blocks * BLOCK].reshape(blocks, BLOCK).max(axis=1)
+    bound = np.partition(maxima, -k)[-k]
+    # Whatever is not less: a NaN is kept, and where it is the bound all are.
+    places = np.flatnonzero(~(row < bound))
+    return places[_largest(row[places], k)]
