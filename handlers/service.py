@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from handlers.stopwatch import Stopwatch
 
-# How many requests are answered at once when the model is loaded: the first user does not wait for
-# what is set up at the first batch of a size.
-WARM_UP = (1, 2, 4, 8, 16)
+# Requests that are answered when the model is loaded: the first user does not wait for what is set
+# up at the first of them.
+WARM_UP = 16
 CAUSE = "X-Hybrid-Cause"
 
 
@@ -57,8 +57,8 @@ class Service:
         logging.getLogger().addFilter(_worth_a_line)
         log_as_json()
         example = self.model.example()
-        for size in WARM_UP:
-            answers_of(self.model, [example] * size, Stopwatch())
+        for _ in range(WARM_UP):
+            answers_of(self.model, [example], Stopwatch())
         self.tracer = open_tracer(self.kind.name, self.digest)
         self.meter = Meter(self.kind.name, self.digest)
         self.observer = observer_of(self.model, folder / "artifact")

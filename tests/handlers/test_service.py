@@ -62,7 +62,7 @@ def test_it_describes_itself_on_request(handler: Service, context: Context) -> N
     assert json.loads(document) == openapi_document()
 
 
-def test_it_has_answered_batches_of_each_size_before_the_first_request(
+def test_it_has_answered_requests_before_the_first_one(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -74,7 +74,7 @@ def test_it_has_answered_batches_of_each_size_before_the_first_request(
 
     monkeypatch.setattr(Recommender, "answer", noting)
     Service().initialize(context)
-    assert sizes == [1, 2, 4, 8, 16]
+    assert len(sizes) > 1 and set(sizes) == {1}
 
 
 def test_a_bad_request_leaves_the_others_of_its_batch_alone(
