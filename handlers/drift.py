@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from handlers.fresh import FreshRecommender
 from handlers.requests import EventsRequest, RecommendRequest, Where
 from handlers.spread import Bin, SpreadObserver
@@ -22,7 +20,8 @@ from recsys.profile import BANDS, HISTORY, RECOMMENDED, Profile, read_profile
 from recsys.spread import read_spread
 
 EVENTS, LENGTH = "events", "length"
-BINS = (*map(str, range(BANDS)), "unknown")
+UNKNOWN = "unknown"
+BINS = (*map(str, range(BANDS)), UNKNOWN)
 # Lower bounds of the bins of `LENGTH`, the number of events that the model could make use of.
 LENGTHS = (50, 20, 10, 5, 2, 1, 0)
 # As many of a list as the profile tells of.
@@ -43,7 +42,7 @@ class Observer:
     def __init__(self, model: FreshRecommender, profile: Profile) -> None:
         self._length, self._places = model.model.runtime.length, model.model.places
         # An item that the model does not know has the place -1, the last one's.
-        self._bands = np.append(profile.bands, len(BINS) - 1)
+        self._bands = bytes([*profile.bands.tolist(), len(BINS) - 1])
         self._shares = profile.shares
 
     @property
@@ -58,28 +57,27 @@ class Observer:
 
     def counts(self, requests: Iterable[Any], answers: Iterable[Any]) -> Counter[Bin]:
         """How often each bin was met in a batch; a request that failed counts nothing."""
+        # Lists are short: arrays would take longer to make than to count by.
         counts: Counter[Bin] = Counter()
-        places: dict[str, list[int]] = {HISTORY: [], EVENTS: [], RECOMMENDED: []}
         for request, answer in zip(requests, answers, strict=True):
             if isinstance(answer, Exception):
                 continue
             if isinstance(request, EventsRequest):
-                places[EVENTS] += self._of(event.item for event in request.events)
+                events = self._bins(event.item for event in request.events)
+                counts.update((EVENTS, name) for name in events)
             elif isinstance(request, RecommendRequest):
-                history = self._of(request.history)
-                places[HISTORY] += history[-self._length :]
-                known = len(history) - history.count(-1) + answer.get("fresh_events", 0)
+                history = self._bins(request.history)
+                counts.update((HISTORY, name) for name in history[-self._length :])
+                known = len(history) - history.count(UNKNOWN) + answer.get("fresh_events", 0)
                 counts[LENGTH, str(next(bound for bound in LENGTHS if known >= bound))] += 1
                 if known and request.where == Where() and not request.diversity:
-                    places[RECOMMENDED] += self._of(row["item"] for row in answer["items"][:TOP])
-        for what, found in places.items():
-            if found:
-                bins = np.bincount(self._bands[found], minlength=len(BINS)).tolist()
-                counts |= {(what, name): count for name, count in zip(BINS, bins) if count}
+                    found = self._bins(row["item"] for row in answer["items"][:TOP])
+                    counts.update((RECOMMENDED, name) for name in found)
         return counts
 
-    def _of(self, items: Iterable[str]) -> list[int]:
-        return [self._places.get(item, -1) for item in items]
+    def _bins(self, items: Iterable[str]) -> list[str]:
+        """The bin of each item."""
+        return [BINS[self._bands[self._places.get(item, -1)]] for item in items]
 
 
 def observer_of(model: Any, folder: Path) -> Observer | SpreadObserver | None:
