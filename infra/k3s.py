@@ -100,7 +100,8 @@ def configuration(
         "node-ip": address,
         "node-label": ["hybrid/pool=private", f"hybrid/site={site}"],
         # Many a cluster autoscaler stops at a node whose id has another form than AWS's
-        # (kubernetes/autoscaler#8047); one that is in no group of its own it leaves alone.
+        # (kubernetes/autoscaler#8047); one that is in no group of its own it leaves alone. Google's
+        # takes three parts after six characters for an id (#10140), and finds no group either.
         "kubelet-arg": [f"provider-id=aws:///{site}/{re.sub('[^a-z0-9]', '-', address.lower())}"],
     }
     if join is not None:

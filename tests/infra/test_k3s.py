@@ -178,10 +178,11 @@ def test_the_first_of_several_servers_starts_the_cluster_and_others_join():
     assert agent["node-label"] == ["hybrid/pool=private", "hybrid/site=berlin"]
     assert "write-kubeconfig-mode" not in agent
     assert agent["kubelet-arg"] == ["provider-id=aws:///berlin/10-0-0-2"]
-    # What the cluster autoscaler takes for an id of AWS.
+    # What the cluster autoscaler takes for an id of AWS, and on Google Cloud for three parts.
     name = k3s.configuration("agent", address="Node.Site.Example", site="berlin", join="10.0.0.1")
     (argument,) = yaml.safe_load(name)["kubelet-arg"]
     assert re.fullmatch("provider-id=aws:///[-0-9a-z]+/[-0-9a-z]+", argument)
+    assert len(argument.removeprefix("provider-id=")[6:].split("/")) == 3
 
 
 def test_an_air_gap_bundle_brings_the_images_along():
