@@ -53,9 +53,9 @@ def plan(declare, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-@pytest.mark.parametrize("layer", [cloud, link, platform])
-def test_a_layer_plans_while_nothing_is_known_and_misspells_no_property(plan, name, layer):
-    seen = plan(name, layer, preview=True)
+def test_the_platform_plans_while_nothing_is_known_and_misspells_no_property(plan, name):
+    """Layers `cloud` and `link` the engine plans, in tests/stacks/test_programs.py."""
+    seen = plan(name, platform, preview=True)
     kinds = {kind for kind in seen.inputs if kind.startswith((f"{name}:", "tls:", "random:"))}
     assert len(kinds) > 3
     for kind in kinds:

@@ -18,6 +18,7 @@ from infra.offline.install import install
 from infra.offline.wire import UNKNOWN as WIRE_UNKNOWN
 from stacks.capture import Capture
 from stacks.settings import SHIPPED, load_settings
+from tests.stacks import plan_only
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENGINE = (
@@ -33,6 +34,10 @@ STACKS = {
     "production.private": 25,
     "production.cloud": 65,
     "production.platform": 62,
+    "production-gcp.cloud": 37,
+    "production-gcp.link": 14,
+    "production-azure.cloud": 29,
+    "production-azure.link": 9,
 }
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 DEFAULT_TAGS = {"hybrid:environment", "hybrid:layer", "ManagedBy"}
@@ -63,6 +68,7 @@ class Shell:
             "PYTHONPATH": str(PROJECT),
         }
         install(ENGINE, folder / "home")
+        plan_only.install(folder / "home", "gcp", "azure")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
