@@ -64,9 +64,10 @@ def best_of(scores: np.ndarray, k: int) -> Found:
         places = np.stack([_largest_by_blocks(row, k) for row in scores])
     else:
         places = _largest(scores, k)
-    values = np.take_along_axis(scores, places, 1)
+    rows = np.arange(len(scores))[:, None]
+    values = scores[rows, places]
     order = np.argsort(values, axis=1, kind="stable")[:, ::-1]
-    return np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
+    return values[rows, order], places[rows, order]
 
 
 def barred(scores: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:

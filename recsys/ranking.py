@@ -60,21 +60,22 @@ class Ranker:
         seen
             Whether items of the history may be found again.
         """
-        distinct = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
-        had, counts = padded(distinct)
-        filled = np.arange(had.shape[1]) < counts[:, None]
+        # Sets, since a request's few items are looked up in one before NumPy has begun.
+        past = [set(np.asarray(history, dtype=np.int64).tolist()) for history in histories]
         # Seen items are ranked apart, since the index knows nothing of what is added to them.
-        values, found = self.index.search(states, k + had.shape[1], allowed)
-        row = np.arange(len(states))[:, None] << 32
-        values = np.where(np.isin(found + row, (had + row)[filled]), -np.inf, values)
+        values, found = self.index.search(states, k + max(map(len, past)), allowed)
+        again = [[item in own for item in row] for row, own in zip(found.tolist(), past)]
+        values = np.where(again, -np.inf, values)
         if seen:
+            had, counts = padded([np.array(sorted(own), dtype=np.int64) for own in past])
+            filled = np.arange(had.shape[1]) < counts[:, None]
             of_seen = np.matmul(self.index.rows(had), states[:, :, None])[:, :, 0]
             kept = filled if allowed is None else filled & allowed[had]
             of_seen = np.where(kept, of_seen + np.float32(self.seen_bias), -np.inf)
             values = np.concatenate([values, of_seen], 1)
             found = np.concatenate([found, had], 1)
         values, best = best_of(values, k)
-        return values, np.take_along_axis(found, best, 1)
+        return values, found[np.arange(len(found))[:, None], best]
 
 
 def padded(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
