@@ -4,8 +4,8 @@
 
 - throughput: the largest Poisson load that is answered within 50 ms at the 99th percentile, of our
   handler and of a BaseHandler that runs the same model eagerly;
-- latency: single requests one after another, against the model in this process by ONNX Runtime and
-  a handler that does nothing;
+- latency: single requests one after another, against a handler that does nothing and the model in
+  this process by ONNX Runtime (with OPENBLAS_NUM_THREADS=1 it has one thread, as a worker has);
 - million: a catalogue of a million variants of the trained items, at 50 requests a second.
 
 Load, server and model share the machine's cores.
@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import zipfile
@@ -219,6 +220,8 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=50)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
+    if not arguments.data.exists():
+        sys.exit(f"no data at {arguments.data}: give a folder with --data")
     say = Console().print
     interactions = load_interactions(arguments.data)
     users = np.random.default_rng(0).permutation(len(interactions.users))[:2000]

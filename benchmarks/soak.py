@@ -15,6 +15,7 @@ import asyncio
 import json
 import random
 import statistics
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -60,10 +61,9 @@ def requests(count: int, interactions: Interactions) -> Iterator[Request]:
 def memory(server: Server) -> dict[str, float]:
     """MiB that processes hold, by what they are."""
     (worker,) = server.workers()
-    java = psutil.Process(worker).parent()
     return {
-        "server": java.memory_info().rss / 2**20,
-        "worker": psutil.Process(worker).memory_info().rss / 2**20,
+        name: psutil.Process(process).memory_info().rss / 2**20
+        for name, process in (("server", server.process), ("worker", worker))
     }
 
 
@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1, help="of training, without --model")
     parser.add_argument("--clients", type=int, default=8)
     options = parser.parse_args()
+    if not options.data.exists():
+        sys.exit(f"no data at {options.data}: give a folder with --data")
     say = Console().print
     interactions = load_interactions(options.data)
     readings: list[dict[str, float]] = []
