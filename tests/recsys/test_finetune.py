@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from recsys.data.interactions import Interactions
 from recsys.data.split import leave_one_out
 from recsys.errors import RecsysError
-from recsys.finetune import train_local
+from recsys.evaluate import evaluate
+from recsys.finetune import finetune, train_local
 from recsys.loop import weights_of
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
@@ -23,6 +26,26 @@ def fresh(shop: Interactions) -> SequentialRecommender:
 
 def distance(model: SequentialRecommender, start: dict[str, torch.Tensor]) -> float:
     return sum(float((weights_of(model)[n] - w).square().sum()) for n, w in start.items()) ** 0.5
+
+
+def test_where_people_come_back_for_what_they_had_the_epoch_is_chosen_by_that(tmp_path: Path) -> None:
+    """Each user goes round among five items: left out of the ranking, none could be predicted."""
+    rounds = [[(user + step % 5) % 40 for step in range(20)] for user in range(80)]
+    length, count = len(rounds[0]), len(rounds)
+    shop = Interactions(
+        users=[str(user) for user in range(count)],
+        items=[str(item) for item in range(40)],
+        offsets=np.arange(count + 1) * length,
+        sequence=np.concatenate(rounds).astype(np.int32),
+    )
+    model, split, recipe = fresh(shop), leave_one_out(shop), replace(RECIPE, patience=2, epochs=8)
+    told: list[str] = []
+    epochs = finetune(
+        model, shop, split, recipe, tmp_path / "run.pt", progress=lambda *step: told.append(step[2])
+    )
+    figures = evaluate(model, shop, split, part="test")
+    assert epochs > 1 + recipe.patience and "validation NDCG@10 unmasked" in told[0]
+    assert figures["NDCG@10"] == 0 and figures["NDCG@10 unmasked"] > 0.3
 
 
 def test_local_training_learns_and_repeats_exactly(shop: Interactions) -> None:
