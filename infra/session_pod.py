@@ -81,7 +81,6 @@ def network_policy(clients: tuple[str, str]) -> dict[str, Any]:
         "ingress": [
             {"from_": [pods.peer(namespace, part)], "ports": [{"protocol": "TCP", "port": PORT}]}
         ],
-        "egress": [],
     }
 
 
