@@ -18,6 +18,7 @@ from recsys.artifact import model_of
 from recsys.data.interactions import Interactions
 from recsys.drift import ControlVariates
 from recsys.finetune import train_local
+from recsys.loop import Moments
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 
@@ -31,7 +32,8 @@ class Trained:
     delta, extra : dict of str to ndarray
         For the server: the change without what stays, and that of the control variate.
     kept : dict of str to dict
-        For the next round at the site: "personal" and "control", where the run has any.
+        For the next round at the site: "personal", "control" and the optimizer's moments, where
+        the run has any.
     figures : dict of str to float
         "examples", "loss" and "seconds".
     """
@@ -76,6 +78,7 @@ def train_at_site(
     received = _arrays(model)
     own = kept.get("control", {})
     variates = None if control is None else ControlVariates(_tensors(control), _tensors(own))
+    moments = _moments(kept) if task.keep_moments else None
     loss = train_local(
         model,
         interactions,
@@ -84,12 +87,17 @@ def train_at_site(
         seed=seed,
         proximal_mu=task.proximal_mu,
         control=variates,
+        moments=moments,
     )
     personal = personal_names(received, task.personal_patterns)
     delta, keeps = _parted(model, received, personal)
+    if moments is not None:
+        keeps["first moments"] = _in_numpy(moments.first)
+        keeps["second moments"] = _in_numpy(moments.second)
+        keeps["moments"] = {"steps": np.array(moments.steps)}
     extra: Delta = {}
     if variates is not None:
-        renewed = {name: value.numpy() for name, value in variates.renewed().items()}
+        renewed = _in_numpy(variates.renewed())
         keeps["control"] = shared(renewed, personal)
         extra = {
             name: np.asarray(value - own.get(name, 0), value.dtype)
@@ -146,6 +154,18 @@ def _parted(
 
 def _arrays(model: SequentialRecommender) -> Weights:
     return {name: tensor.cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def _moments(kept: Mapping[str, Delta]) -> Moments:
+    """Those of the site's optimizer after the round before; none before the first."""
+    if "moments" not in kept:
+        return Moments()
+    first, second = (_tensors(kept[f"{which} moments"]) for which in ("first", "second"))
+    return Moments(first, second, int(kept["moments"]["steps"]))
+
+
+def _in_numpy(tensors: Mapping[str, torch.Tensor]) -> Weights:
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _tensors(weights: Mapping) -> dict[str, torch.Tensor]:

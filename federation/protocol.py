@@ -52,7 +52,7 @@ class Task:
         The model's recipe as JSON.
     vocabulary : str
         :func:`vocabulary_digest` of the model's items.
-    local_epochs, proximal_mu, personal, seed, compression, share
+    local_epochs, proximal_mu, keep_moments, personal, seed, compression, share
         See :class:`federation.settings.RunSettings`.
     privacy : str
         :class:`federation.privacy.rounds.Terms` as text, or "none" (Flower counts no empty text).
@@ -77,6 +77,7 @@ class Task:
     privacy: str = "none"
     personal: str = "none"
     secure: str = "none"
+    keep_moments: bool = False
 
     def to_record(self) -> ConfigRecord:
         """Write the task as a part of a message."""

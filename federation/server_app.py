@@ -80,6 +80,7 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         vocabulary=vocabulary_digest(initial.items),
         local_epochs=settings.local_epochs,
         proximal_mu=settings.proximal_mu,
+        keep_moments=settings.keep_moments,
         personal=settings.personal,
         seed=settings.seed,
         compression=settings.compression,

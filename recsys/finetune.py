@@ -13,6 +13,7 @@ from recsys.errors import RecsysError
 from recsys.evaluate import evaluate, evaluated_users
 from recsys.loop import (
     Log,
+    Moments,
     Progress,
     Training,
     adamw,
@@ -92,6 +93,7 @@ def train_local(
     seed: int,
     proximal_mu: float = 0.0,
     control: ControlVariates | None = None,
+    moments: Moments | None = None,
     progress: Progress | None = None,
 ) -> float:
     """Train in place on one site's events: a federated client's share of a round.
@@ -109,6 +111,10 @@ def train_local(
         Adds ``mu / 2 * ||w - w0||²``, w0 the weights at the call (FedProx, Li et al., 2020).
     control
         Corrects every gradient and takes note of it (SCAFFOLD).
+    moments
+        Of the optimizer after an earlier call, which goes on with them; afterwards those of this
+        one. Without, AdamW's first steps move every weight about equally far, however small its
+        gradients are.
 
     Returns
     -------
@@ -127,6 +133,8 @@ def train_local(
         )
     objective = NextItem(interactions, recipe)
     optimizer = adamw(model, recipe)
+    if moments is not None:
+        moments.to(optimizer, model)
     start = weights_of(model)
     tables = {
         name: parameter
@@ -161,6 +169,8 @@ def train_local(
         )
         if progress:
             progress(epoch + 1, epochs, f"local training: loss {loss:.4f}")
+    if moments is not None:
+        moments.take(optimizer, model)
     with torch.no_grad():
         for name, table in tables.items():
             table.copy_(torch.where(reached[name][:, None], table, start[name]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,45 @@ def adamw(model: SequentialRecommender, recipe: Recipe) -> torch.optim.AdamW:
         weight_decay=recipe.weight_decay,
         fused=True,
     )
+
+
+@dataclass
+class Moments:
+    """What AdamW remembers of the gradients, to go on with in another call.
+
+    Attributes
+    ----------
+    first, second
+        Running means of the gradients and of their squares, by the parameters' names; empty before
+        the first step.
+    steps
+        Steps that they are of: while these are few, AdamW takes them for too small.
+    """
+
+    first: dict[str, Tensor] = field(default_factory=dict)
+    second: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+
+    def to(self, optimizer: torch.optim.AdamW, model: SequentialRecommender) -> None:
+        """Let the optimizer go on with a copy of them."""
+        for name, parameter in model.named_parameters():
+            if name in self.first:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.steps), device=parameter.device),
+                    "exp_avg": self.first[name].to(parameter.device, copy=True),
+                    "exp_avg_sq": self.second[name].to(parameter.device, copy=True),
+                }
+
+    def take(self, optimizer: torch.optim.AdamW, model: SequentialRecommender) -> None:
+        """Become those of the optimizer."""
+        states = {
+            name: optimizer.state[parameter]
+            for name, parameter in model.named_parameters()
+            if parameter in optimizer.state
+        }
+        self.first = {name: state["exp_avg"] for name, state in states.items()}
+        self.second = {name: state["exp_avg_sq"] for name, state in states.items()}
+        self.steps = max((int(state["step"]) for state in states.values()), default=0)
 
 
 def warmup(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:

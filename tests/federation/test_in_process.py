@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,12 @@ from federation.errors import FederationError
 from federation.in_process import run_in_process
 from federation.ledger import rounds_kept
 from federation.strategies.averaging import FedAvg
+from recsys.artifact import load_model
+from recsys.data.interactions import load_interactions
+from recsys.data.split import leave_one_out
+from recsys.loop import adamw, train_epoch
+from recsys.objectives import NextItem
+from recsys.randomness import Stage
 
 if TYPE_CHECKING:
     from tests.federation.conftest import Shop
@@ -41,6 +48,7 @@ def plain(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"strategy": "trimmed-mean", "wrong_sites": 1},
         {"personal": "*norm*"},
         {"final_rate": 0.1},
+        {"keep_moments": True},
     ],
     ids=lambda how: " ".join(map(str, how.values())),
 )
@@ -55,6 +63,24 @@ def test_each_setting_trains_a_model_of_its_own(
     assert all(np.isfinite(record["loss"]) for record in result.rounds)
     made, usual = weights(result.artifact), weights(plain / "artifact")
     assert (made["item_embedding.weight"] != usual["item_embedding.weight"]).any()
+
+
+def test_a_site_that_keeps_its_moments_trains_as_if_it_never_stopped(
+    shop: Shop, tmp_path: Path
+) -> None:
+    """With one site, the server's model is the site's."""
+    alone = {"north": shop.data["north"]}
+    result = run_in_process(shop.initial, tmp_path, alone, rounds=3, keep_moments=True)
+    expected = load_model(shop.initial)
+    events = leave_one_out(load_interactions(shop.data["north"])).train
+    optimizer, objective = adamw(expected.model, expected.recipe), NextItem(events, expected.recipe)
+    for number in (1, 2, 3):
+        digest = hashlib.sha256(f"0/{number}/north".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big") >> 1
+        train_epoch(expected.model, optimizer, objective, expected.recipe, seed, Stage.LOCAL, 0)
+    made = weights(result.artifact)["blocks.0.feed_forward.0.weight"]
+    wanted = expected.model.state_dict()["blocks.0.feed_forward.0.weight"].numpy()
+    np.testing.assert_allclose(made, wanted, atol=2e-5)
 
 
 def test_scaffold_sites_send_how_their_variates_changed(shop: Shop, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from recsys.data.split import leave_one_out
 from recsys.errors import RecsysError
 from recsys.evaluate import evaluate
 from recsys.finetune import finetune, train_local
-from recsys.loop import weights_of
+from recsys.loop import Moments, adamw, train_epoch, weights_of
 from recsys.model import SequentialRecommender
+from recsys.objectives import NextItem
+from recsys.randomness import Stage
 from recsys.recipe import Recipe
 
 RECIPE = Recipe(dimension=16, blocks=1, heads=1)
@@ -62,6 +64,20 @@ def test_local_training_learns_and_repeats_exactly(shop: Interactions) -> None:
     train_local(other, events, RECIPE, epochs=4, seed=5)
     assert distance(second, weights_of(first)) == 0.0
     assert distance(other, weights_of(first)) > 0.0
+
+
+def test_with_its_moments_the_optimizer_goes_on_as_if_it_had_not_stopped(
+    shop: Interactions,
+) -> None:
+    events, recipe = leave_one_out(shop).train, replace(RECIPE, weight_decay=0.0)
+    parted, whole, forgetful, moments = fresh(shop), fresh(shop), fresh(shop), Moments()
+    optimizer, objective = adamw(whole, recipe), NextItem(events, recipe)
+    for seed in (1, 2, 3):
+        train_local(parted, events, recipe, epochs=1, seed=seed, moments=moments)
+        train_local(forgetful, events, recipe, epochs=1, seed=seed)
+        train_epoch(whole, optimizer, objective, recipe, seed, Stage.LOCAL, 0)
+    assert distance(parted, weights_of(whole)) == 0.0
+    assert distance(forgetful, weights_of(whole)) > 0.0
 
 
 def test_the_proximal_term_keeps_a_site_near_the_global_model(shop: Interactions) -> None:
