@@ -1,11 +1,14 @@
 """Bytes of a federated round, and what compression costs in accuracy and memory.
 
 Sites and server in this process, without Flower's transport, but with the functions that the
-ClientApp and the ServerApp call. The peer is what Flower's FedAvg sends: all weights as float32,
-to each site and back. Its rounds are run here too, for the accuracy, with the same data and seeds.
+ClientApp and the ServerApp call. The peer ("stock") is Flower's FedAvg: all weights as float32, to
+each site and back, and sites that begin afresh in each round. Its rounds are run here too, for the
+accuracy, with the same data and seeds. On Beauty the sites of all others keep their optimizers'
+moments, so that the accuracy of "none" tells what a compression costs.
 
     python -m benchmarks.federation_bytes                 # both parts
     python -m benchmarks.federation_bytes --only table    # 400,000 x 64, minutes
+    python -m benchmarks.federation_bytes --only beauty --arms stock none entropy --rounds 20
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from recsys.data.interactions import Interactions, load_interactions
 from recsys.data.split import leave_one_out
 from recsys.evaluate import evaluate
 from recsys.finetune import train_local
+from recsys.loop import Moments
 from recsys.model import SequentialRecommender
 from recsys.randomness import Stage, seeded
 from recsys.recipe import Recipe
@@ -41,6 +45,9 @@ SITES = 5
 # Of the learning rate, in the last round: `--final-rate` of `hybrid federate`.
 FINAL_RATE = 0.05
 PLAIN = Compression("none")
+METHOD_OF = {"stock": PLAIN, "none": PLAIN} | {
+    method: Compression(method) for method in ("rows", "int8", "entropy", "signs")
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,10 @@ def federate(
     *,
     rounds: int,
     seed: int,
+    keep_moments: bool = False,
 ) -> Outcome:
     """Train the model on the sites' events, all sites in every round, with a rate that falls."""
+    moments = [Moments() if keep_moments else None for _ in sites]
     held = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     whole = sum(array.nbytes for array in held.values())
     waiting: list[Delta] = [{} for _ in sites]
@@ -97,7 +106,10 @@ def federate(
         answers = []
         for site, events in enumerate(sites):
             model.load_state_dict({name: torch.from_numpy(a) for name, a in held.items()})
-            train_local(model, events, slower, epochs=1, seed=(seed * 1000 + number) * 100 + site)
+            train_local(
+                model, events, slower, epochs=1, seed=(seed * 1000 + number) * 100 + site,
+                moments=moments[site],
+            )  # fmt: skip
             trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
             message, waiting[site] = encode(
                 difference(trained, held), waiting[site], server.compression
@@ -119,25 +131,37 @@ def federate(
     return Outcome(down, up, whole, held)
 
 
-def beauty(data: Path, rounds: int, compressions: Sequence[Compression], seed: int) -> None:
-    """Print bytes a round and test NDCG@10 of each compression, beside the peer's."""
+def beauty(
+    data: Path, rounds: int, arms: Sequence[str], compressions: Sequence[Compression], seed: int
+) -> None:
+    """Print bytes a round and NDCG@10 of each arm, the test's beside that of the first."""
     interactions = replace(load_interactions(data), item_text=None)
     split = leave_one_out(interactions)
     homes = np.arange(len(interactions.users)) % SITES
     sites = [split.train.select(np.flatnonzero(homes == site)) for site in range(SITES)]
     recipe = Recipe(dimension=64, length=50, dropout=0.2, horizon=1, negatives=256)
     print(f"{data.name}, d=64, {SITES} sites, {rounds} rounds, seed {seed}", flush=True)
-    peer = 0.0
-    for compression in (PLAIN, *compressions):
+    first = 0.0
+    for arm in [*arms, *compressions]:
+        compression = arm if isinstance(arm, Compression) else METHOD_OF[arm]
         with seeded(seed, Stage.WEIGHTS):
             model = SequentialRecommender(len(interactions.items), recipe)
         server = Server(_weights(model), compression)
-        outcome = federate(sites, model, recipe, server, rounds=rounds, seed=seed)
+        outcome = federate(
+            sites, model, recipe, server, rounds=rounds, seed=seed, keep_moments=arm != "stock"
+        )
         model.load_state_dict({n: torch.from_numpy(a) for n, a in outcome.weights.items()})
-        ndcg = evaluate(model, interactions, split, part="test")["NDCG@10"]
+        validation, test = (
+            evaluate(model, interactions, split, part=part)["NDCG@10"]
+            for part in ("validation", "test")
+        )
         report(compression, outcome)
-        peer = peer or ndcg
-        print(f"  test NDCG@10 {ndcg:.5f}, {ndcg / peer - 1:+.2%} against the peer's", flush=True)
+        first = first or test
+        print(
+            f"  {arm}: NDCG@10 validation {validation:.5f}, test {test:.5f}, "
+            f"{test / first - 1:+.2%} against the first's",
+            flush=True,
+        )
 
 
 def table(items: int, users: int, rounds: int, compressions: Sequence[Compression]) -> None:
@@ -234,19 +258,21 @@ def main() -> None:
     parser.add_argument("--only", choices=("beauty", "table"))
     parser.add_argument("--data", type=Path, default=BEAUTY)
     parser.add_argument("--rounds", type=int, default=15, help="rounds on Beauty")
+    parser.add_argument("--arms", nargs="+", choices=METHOD_OF, help="of both parts",
+                        default=["stock", "none", "entropy"])
     parser.add_argument("--share", type=float, action="append", help="of topk too; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--items", type=int, default=400_000, help="rows of the large table")
     parser.add_argument("--users", type=int, default=100, help="of each site of the large table")
     options = parser.parse_args()
-    schemes = [Compression("signs")]
-    schemes += [Compression("topk", share) for share in options.share or []]
+    shares = [Compression("topk", share) for share in options.share or []]
     if options.only != "beauty":
-        table(options.items, options.users, 3, schemes)
+        schemes = [METHOD_OF[arm] for arm in options.arms if METHOD_OF[arm] != PLAIN]
+        table(options.items, options.users, 3, schemes + shares)
     if options.only != "table":
         if not options.data.exists():
             sys.exit(f"no data at {options.data}: give a folder with --data")
-        beauty(options.data.resolve(), options.rounds, schemes, options.seed)
+        beauty(options.data.resolve(), options.rounds, options.arms, shares, options.seed)
 
 
 if __name__ == "__main__":
