@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Share of the rows held out for validation, and the same share again for the test.
 HELD_OUT = 0.1
+# Squares of larger ratings leave float32 no digits for what tells one from another.
+LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,17 @@ def train_rating(
     Raises
     ------
     RecsysError
-        When there are fewer than 20 ratings, or for ``bce`` one that is neither 0 nor 1.
+        When there are fewer than 20 ratings, one is beyond `LARGEST`, or for ``bce`` one is neither
+        0 nor 1.
     """
     if len(ratings) < 20:
         raise RecsysError(f"{len(ratings)} ratings are too few to train and test on; give 20")
+    wrong = ratings.filter(pl.col("rating").abs() > LARGEST)
+    if len(wrong):
+        raise RecsysError(
+            f"rating {wrong['rating'][0]:g} of item {wrong['item'][0]!r} by {wrong['user'][0]!r} is "
+            f"beyond {LARGEST:,.0f}, which is no rating: mend or remove it"
+        )
     if recipe.loss == "bce":
         wrong = ratings.filter(~pl.col("rating").is_in([0.0, 1.0]))
         if len(wrong):

@@ -15,7 +15,8 @@ from recsys.errors import RecsysError
 
 POSITION = Column(
     "position", "number", ("rank", "slot"),
-    allowed=lambda value: (value >= 0) & (value == value.round()), wanted="a whole number from 0",
+    allowed=lambda value: (value >= 0) & (value == value.round()) & (value < 2**31),
+    wanted="a whole number from 0",
 )  # fmt: skip
 CLICK = Column(
     "click", "number", ("clicked", "reward"),

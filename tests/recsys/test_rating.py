@@ -58,6 +58,8 @@ def test_a_stored_model_rates_as_before(tmp_path: Path) -> None:
 def test_unusable_ratings_and_recipes_are_named() -> None:
     with pytest.raises(RecsysError, match="rating 1.0|rating 5.0"):
         train_rating(tastes(likes=False), RatingRecipe(loss="bce"))
+    with pytest.raises(RecsysError, match=r"rating \de\+60 of item .* is beyond 1,000,000"):
+        train_rating(tastes(likes=False).with_columns(pl.col("rating") * 1e60), RECIPE)
     with pytest.raises(RecsysError, match="3 ratings are too few"):
         train_rating(tastes(likes=False)[:3], RECIPE)
     with pytest.raises(RecipeError, match="loss is 'mae'"):

@@ -108,6 +108,7 @@ def test_an_item_that_is_there_twice_is_refused_or_the_first_counts(tmp_path: Pa
     [
         ("2019-11-24 00:00:01+00:00,7,1,2,0.1", "click is '2', it must be 0 or 1"),
         ("2019-11-24 00:00:01+00:00,7,1,0,0", "propensity is '0', it must be a probability in"),
+        ("2019-11-24 00:00:01+00:00,7,3e9,0,0.1", "position is '3e9', it must be a whole number"),
         ("2019-11-24 00:00:01+00:00,7,1.5,0,0.1", "position is '1.5', it must be a whole number"),
         ("soon,7,1,0,0.1", "time is 'soon'"),
     ],
