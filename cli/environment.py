@@ -78,6 +78,13 @@ class Environment:
 
         return Keyring(self.folder.parent / "environments" / f"{self.name}.keys")
 
+    def posting_keys(self) -> Keyring:
+        """Keys that sign the tokens of who posts events, beside those of models."""
+        from model_store.signing import Keyring
+
+        folder = self.folder.parent / "environments" / f"{self.name}.events"
+        return Keyring(folder, "hybrid events key --rotate")
+
     def aws(self) -> Aws:
         """Clients of AWS, or of the emulator that stands for it."""
         return Aws(self.settings.region, self.settings.aws_endpoint)

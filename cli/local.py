@@ -16,11 +16,12 @@ from cli.environment import Environment
 from cli.fleet_proxy import proxy_command
 from cli.kubernetes import kubernetes_parts
 from cli.nginx import nginx_program
+from cli.posting import trusted_keys
 from cli.processes import Part, Supervisor
 from cli.production import serving_client, torchserve_folder
 from cli.torchserve import torchserve_command
 from federation import credentials, deployment
-from infra.handler_variables import tracing_variables
+from infra.handler_variables import posting_variables, tracing_variables
 
 LOOPBACK = "127.0.0.1"
 PROXY = "fleet"
@@ -100,6 +101,9 @@ class LocalServers:
                 torchserve_client.ready,
                 torchserve_environment
                 | sessions.handler_variables(self.environment)
+                | posting_variables(
+                    self.environment.settings.events.credential, trusted_keys(self.environment)
+                )
                 | tracing_variables(tracing.endpoint, tracing.share),
             ),
             Part(

@@ -29,8 +29,8 @@ from handlers.tower import Policy
 
 # The modules that answer, by package; nothing that they import when they are loaded needs torch.
 MODULES = {
-    "handlers": ("errors", "fresh", "kinds", "openapi", "parsing", "recommender", "replies",
-                 "requests", "sessions", "stopwatch", "tower"),
+    "handlers": ("errors", "fresh", "kinds", "openapi", "parsing", "posters", "recommender",
+                 "replies", "requests", "sessions", "stopwatch", "tower"),
     "recsys": ("diversity", "errors", "exact", "filters", "portable", "ranking"),
     "recsys.accelerate": ("session",),
 }  # fmt: skip

@@ -19,6 +19,18 @@ class BadRequest(Refused):
     status = 400
 
 
+class NoCredential(Refused):
+    """The request needs a token, and has none that is good."""
+
+    status = 401
+
+
+class OtherUser(Refused):
+    """The request's token is for another user."""
+
+    status = 403
+
+
 class UnknownItem(BadRequest):
     """The request is well formed, and asks about an item that the model does not know."""
 

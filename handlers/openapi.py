@@ -8,6 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from handlers.kinds import KINDS, Kind
+from handlers.posters import AUDIENCE
 from handlers.requests import (
     ClickRequest,
     EventsRequest,
@@ -36,6 +37,15 @@ SERVERS_OWN = {
     },
     "required": ["code", "type", "message"],
 }
+# What is asked of who posts events; see `handlers.posters`.
+EVENT_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "Asked of who posts events, unless the service takes them from anybody: signed "
+    f"with Ed25519, with aud {AUDIENCE!r}, iat, exp and the user as sub, or any_user: true. Nothing "
+    "else that is asked needs one.",
+}
 
 
 def openapi_document(kinds: Sequence[Kind] = KINDS) -> dict[str, Any]:
@@ -55,17 +65,22 @@ def openapi_document(kinds: Sequence[Kind] = KINDS) -> dict[str, Any]:
             "them. Ask /predictions/<kind>/<version> for one version of a model.",
         },
         "paths": {f"/predictions/{kind.name}": _path(kind) for kind in kinds},
-        "components": {"schemas": schemas["$defs"] | {"ServersOwn": SERVERS_OWN}},
+        "components": {
+            "schemas": schemas["$defs"] | {"ServersOwn": SERVERS_OWN},
+            "securitySchemes": {"eventToken": EVENT_TOKEN},
+        },
     }
 
 
 def _path(kind: Kind) -> dict[str, Any]:
+    takes_events = EventsRequest in REQUESTS[kind.name]
     asked = [_of(cls) for cls in REQUESTS[kind.name]]
     answers = [_of(cls) for cls in (kind.response, *kind.others)]
     return {
         "post": {
             "operationId": kind.name,
             "summary": kind.response.__doc__,
+            **({"security": [{}, {"eventToken": []}]} if takes_events else {}),
             "requestBody": {
                 "required": True,
                 "content": _json(_one_of(asked)),
@@ -82,6 +97,7 @@ def _path(kind: Kind) -> dict[str, Any]:
                     "content": _json(_one_of(answers)),
                 },
                 "400": _refusal("The request is not as described"),
+                **(_event_refusals() if takes_events else {}),
                 "422": _refusal("The model does not know what the request is about"),
                 "409": _refusal("The vector is of another model"),
                 "421": _refusal("What is private to a site goes to that site's service only"),
@@ -91,6 +107,13 @@ def _path(kind: Kind) -> dict[str, Any]:
                 ),
             },
         }
+    }
+
+
+def _event_refusals() -> dict[str, Any]:
+    return {
+        "401": _refusal("Events come without a token, or with one that is not good"),
+        "403": _refusal("The token is for another user than the events"),
     }
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from handlers.stopwatch import Stopwatch
 
@@ -26,18 +26,23 @@ class Origin:
         Of the client's span.
     accepts
         Types of content that the client accepts.
+    authorization
+        The client's credential.
     """
 
     request_id: str = ""
     traceparent: str = ""
     accepts: str = ""
+    # So that no log can have it.
+    authorization: str = field(default="", repr=False)
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Origin:
         """From headers of any case."""
         lower = {name.lower(): value for name, value in headers.items()}
         return cls(
-            *(lower.get(name, "") for name in ("x-request-id", "traceparent", "accept"))
+            *(lower.get(name, "") for name in ("x-request-id", "traceparent", "accept",
+                                               "authorization"))
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,21 @@ def session_variables(
         "HYBRID_SESSIONS_EXPIRY": str(expiry_seconds),
         "HYBRID_SESSIONS_MOST": str(events),
     }
+
+
+def posting_variables(credential: str, keys: Iterable[str]) -> dict[str, str]:
+    """Of who may post events, as `handlers.posters.open_posters` takes them.
+
+    Parameters
+    ----------
+    credential
+        ``token``, or ``none`` where anybody may post for everybody.
+    keys
+        Public Ed25519 keys that sign tokens, each 32 bytes in base64.
+    """
+    if credential == "none":
+        return {"HYBRID_EVENTS": "anybody"}
+    return {"HYBRID_EVENTS": "token", "HYBRID_EVENTS_KEYS": " ".join(keys)}
 
 
 def tracing_variables(endpoint: str | None, share: float) -> dict[str, str]:

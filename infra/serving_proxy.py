@@ -121,7 +121,6 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "        proxy_intercept_errors on;\n"
         "        add_header X-Request-Id $request_id always;\n"
         f"        error_page {DIED} = @again;\n"
-        "        error_page 403 @forbidden;\n"
         "        error_page 413 @large;\n"
         "        error_page 429 @hasty;\n"
         f"        location ~ ^/predictions/[a-z_-]+$ {{ {ask} }}\n"
@@ -130,8 +129,11 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         f"{_shadow(proxy.second)}"
         "        location = /ping { proxy_pass http://torchserve; }\n"
         f'        location = {FINGERPRINT_PATH} {{ return 200 "{mark}"; }}\n'
-        "        location / { return 403; }\n"
-        f"{_refusal('forbidden', 403, 'Only predictions are served here.')}"
+        # A model's own 403, to who may not post for a user, keeps its words.
+        "        location / {\n"
+        "            default_type application/json;\n"
+        "            return 403 '{\"error\": \"Only predictions are served here.\"}';\n"
+        "        }\n"
         f"{_refusal('large', 413, f'The body is larger than {proxy.request_bytes} bytes.')}"
         f"{_refusal('hasty', 429, 'Too many requests: ask again in a second.')}"
         "    }\n"

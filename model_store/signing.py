@@ -26,12 +26,24 @@ PURPOSE = b"hybrid model\n"
 
 
 class Keyring:
-    """The keys in a folder, which need not exist before the first signature."""
+    """The keys in a folder, which need not exist before the first signature.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Parameters
+    ----------
+    folder
+        Where they are.
+    rotation
+        The command that makes a new one, for sentences.
+    """
+
+    def __init__(self, folder: Path, rotation: str = "hybrid models key --rotate") -> None:
+        self.folder, self.rotation = folder, rotation
         self.private = folder / "signing.pem"
         self.others = folder / "trusted"
+
+    def own(self) -> Ed25519PrivateKey:
+        """The own key, made if there is none; StoreError as in `sign`."""
+        return self._own() or self._make()
 
     def sign(self, digest: str) -> tuple[str, bytes]:
         """Id of the own key, made if there is none, and its signature of a model's digest.
@@ -41,12 +53,12 @@ class Keyring:
         StoreError
             The key cannot be made or read, or others can read it.
         """
-        key = self._own() or self._make()
+        key = self.own()
         return key_id(key.public_key()), key.sign(PURPOSE + digest.encode())
 
     def sign_document(self, document: bytes) -> bytes:
         """The own key's signature of a JSON object, which can be taken for no model's digest."""
-        return (self._own() or self._make()).sign(document)
+        return self.own().sign(document)
 
     def trusted(self) -> dict[str, Ed25519PublicKey]:
         """Keys whose models may be loaded, by id: the own one and those in ``trusted``."""
@@ -79,7 +91,7 @@ class Keyring:
         if mode & 0o077:
             raise StoreError(
                 f"Others than its owner may read or write the key {self.private}: run chmod 600 on "
-                "it, and `hybrid models key --rotate` if somebody may have read it."
+                f"it, and `{self.rotation}` if somebody may have read it."
             )
         try:
             key = serialization.load_pem_private_key(pem, None)

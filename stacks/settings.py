@@ -282,6 +282,16 @@ class SessionSettings(_Section):
     memory_mb: Annotated[int, Field(ge=8)] = 64
 
 
+class EventSettings(_Section):
+    """Who may post what a user did: who has a token for that user, or with `none` anybody.
+
+    `keys` are public Ed25519 keys, in base64, of those who sign tokens, such as a shop's back-end.
+    """
+
+    credential: Literal["token", "none"] = "token"
+    keys: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")], ...] = ()
+
+
 class TracingSettings(_Section):
     """Traces of commands and of what they ask, for a collector that speaks OTLP over HTTP.
 
@@ -459,6 +469,7 @@ class Settings(_Section):
     serving: ServingSettings
     limits: LimitSettings = LimitSettings()
     sessions: SessionSettings = SessionSettings()
+    events: EventSettings = EventSettings()
     tower: TowerSettings = TowerSettings()
     tracing: TracingSettings = TracingSettings()
     federation: FederationSettings

@@ -20,7 +20,7 @@ import torch
 import yaml
 from filelock import FileLock
 
-from cli import canary, production, sessions, trials
+from cli import canary, posting, production, sessions, trials
 from cli.application import PROJECT
 from cli.environment import Environment
 from cli.errors import CommandError, ServingError
@@ -184,7 +184,9 @@ def test_a_canary_serves_on_without_its_session_store_and_up_brings_that_back(se
     assert sessions.problem(service.environment) is None
     Supervisor(service.environment.folder)._call("stopProcess", "sessions")
     assert sessions.problem(service.environment) == "the session store does not answer: hybrid up"
-    refused = httpx.post(service.url, json=event)
+    token = posting.token(service.environment, "user-1", 5)
+    headers = {"Authorization": f"Bearer {token}"}
+    refused = httpx.post(service.url, json=event, headers=headers)
     assert refused.status_code == 503
     assert refused.json() == {"error": "The session store does not answer."}
     answer = httpx.post(service.url, json={"user": "user-1"}).json()
@@ -194,9 +196,33 @@ def test_a_canary_serves_on_without_its_session_store_and_up_brings_that_back(se
     service.process("sessions").kill()
     service.up()
     assert sessions.problem(service.environment) is None
-    assert httpx.post(service.url, json=event).json()["stored"] == 1
+    assert httpx.post(service.url, json=event, headers=headers).json()["stored"] == 1
     assert httpx.post(service.url, json={"user": "user-1"}).json()["fresh_events"] == 1
     assert service.answered_by() == before
+
+
+@pytest.mark.skipif(
+    sessions.session_store_program() is None,
+    reason="there is neither redis-server nor valkey-server",
+)
+def test_events_are_taken_with_a_token_for_their_user_only(service) -> None:
+    event = {"user": "user-2", "events": [{"item": "item-3"}]}
+
+    def posted(user: str | None) -> httpx.Response:
+        token = posting.token(service.environment, user, 5)
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.post(service.url, json=event, headers=headers)
+
+    nobody = httpx.post(service.url, json=event)
+    assert (nobody.status_code, nobody.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert "Authorization: Bearer TOKEN" in nobody.json()["error"]
+    other = posted("user-1")
+    assert other.status_code == 403
+    # The model's own words, not the proxy's for a path that it does not serve.
+    assert "another user" in other.json()["error"]
+    assert httpx.post(service.url, json={"user": "user-2"}).json()["fresh_events"] == 0
+    assert posted("user-2").json()["stored"] == posted(None).json()["stored"] == 1
+    assert httpx.post(service.url, json={"user": "user-2"}).json()["fresh_events"] == 2
 
 
 def test_a_proxy_that_was_not_told_of_the_trial_is_told_by_up(service, new) -> None:

@@ -22,6 +22,7 @@ class SessionStore:
             "HYBRID_SESSIONS_SITE": "berlin",
             "HYBRID_SESSIONS_EXPIRY": "3600",
             "HYBRID_SESSIONS_MOST": "5",
+            "HYBRID_EVENTS": "anybody",
         }
 
     def start(self) -> None:

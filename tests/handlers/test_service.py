@@ -122,6 +122,21 @@ def test_where_no_event_can_be_stored_the_answer_says_that_the_model_is_not_the_
     assert status == 400 and "X-Hybrid-Cause" not in context.get_response_headers(0)
 
 
+def test_a_request_whose_token_is_refused_leaves_the_others_of_its_batch_alone(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYBRID_SESSIONS", "unix:///nowhere")
+    monkeypatch.setenv("HYBRID_SESSIONS_EXPIRY", "60")
+    monkeypatch.setenv("HYBRID_SESSIONS_MOST", "5")
+    monkeypatch.delenv("HYBRID_EVENTS", raising=False)
+    handler = Service()
+    handler.initialize(context)
+    event = b'{"user": "u", "events": [{"item": "item-1"}]}'
+    good, refused = call(handler, context, b'{"history": ["item-1"]}', event)
+    assert (good[0], refused[0]) == (200, 401)
+    assert context.get_response_headers(1)["WWW-Authenticate"] == "Bearer"
+
+
 def test_one_class_only_for_torchserve_to_find() -> None:
     from ts.utils.util import list_classes_from_module
 

@@ -203,6 +203,18 @@ def test_torchserve_takes_no_form_apart(nginx: Nginx) -> None:
 
 
 @needs_nginx
+def test_what_a_model_says_to_who_may_not_ask_reaches_the_client(nginx: Nginx) -> None:
+    nginx.upstream.statuses[MODEL_PATH] = [403, 401]
+    for status in (403, 401):
+        answer = nginx.ask()
+        assert (answer.status_code, answer.json()["path"]) == (status, MODEL_PATH)
+    refused = nginx.get("/models")
+    assert (refused.status_code, refused.json()) == (
+        403, {"error": "Only predictions are served here."},
+    )  # fmt: skip
+
+
+@needs_nginx
 def test_what_is_too_large_or_too_often_is_refused(nginx: Nginx) -> None:
     assert nginx.ask(content=b"x" * 2000).status_code == 200
     large = nginx.ask(content=b"x" * 2001)

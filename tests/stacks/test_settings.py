@@ -203,7 +203,7 @@ def test_a_file_without_keys_is_refused(tmp_path):
             "device_plugin_image, autoscaler_image; spare is not a setting; the keys allowed there "
             "are kind, backend, model_store, model_replicas, region, zones, aws, gcp, azure, ports, "
             "kubernetes, network, sites, k3s, link, gpu_pool, object_stores, serving, limits, "
-            "sessions, tower, tracing, federation, training, trainer, policy, budget.",
+            "sessions, events, tower, tracing, federation, training, trainer, policy, budget.",
         ),
     ],
 )
