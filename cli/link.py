@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from cli.environment import Environment
 from cli.errors import CommandError
 from cli.files import write_text
 from cli.preflight import require_account
+from cli.ssh import as_root_by_ssh, why
 from cli.state import stack_outputs
 from infra.ipsec_link import IpsecCloud, IpsecSite, outside_addresses
 from infra.link_rotation import TUNNELS, Link, NotReady, Rotation, again, step
@@ -165,29 +164,11 @@ def ssh_runner(gateway: SiteGateway) -> Runner:
     """Run scripts on a site's gateway; its host key must be the one in the settings."""
 
     def run(script: str, arguments: Sequence[str]) -> str:
-        with tempfile.NamedTemporaryFile("w", prefix="hybrid-host-key-") as known:
-            host = f"[{gateway.address}]:{gateway.port}" if gateway.port != 22 else gateway.address
-            known.write(f"{host} {gateway.host_key}\n")
-            known.flush()
-            shell = ["sh", "-s", "--", *arguments]
-            remote = shell if gateway.user == "root" else ["sudo", "-n", *shell]
-            options = ("BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=10",
-                       f"UserKnownHostsFile={known.name}")  # fmt: skip
-            flags = [flag for option in options for flag in ("-o", option)]
-            target = ["-p", str(gateway.port), f"{gateway.user}@{gateway.address}"]
-            try:
-                done = subprocess.run(
-                    ["ssh", *flags, *target, shlex.join(remote)],
-                    input=script,
-                    capture_output=True,
-                    text=True,
-                )
-            except FileNotFoundError:
-                raise CommandError("There is no ssh on this machine: install it.") from None
+        done = as_root_by_ssh(gateway, ["sh", "-s", "--", *arguments], script)
         if done.returncode:
             raise CommandError(
                 f"The gateway {gateway.address} could not {arguments[0]} {arguments[1]}: "
-                f"{done.stderr.strip() or f'exit code {done.returncode}'}"
+                f"{why(done)}"
             )
         return done.stdout
 

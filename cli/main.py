@@ -22,6 +22,7 @@ COMMANDS = {
     "accelerate": "Prune, quantise and export a stored model; store the result.",
     "deploy": "Serve a stored model through TorchServe.",
     "experiment": "Show what a canary found; record clicks.",
+    "edge": "Serve an edge bundle on a site's hosts.",
     "events": "Say who may post what users did.",
     "recommend": "Ask the served model for a user's next items.",
     "explain": "Tell which past events caused a recommendation.",
