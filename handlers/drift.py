@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.fresh import FreshRecommender
-from handlers.requests import EventsRequest, RecommendRequest, Where
+from handlers.requests import EventsRequest, RecommendRequest
 from handlers.spread import Bin, SpreadObserver
 from recsys.profile import BANDS, HISTORY, RECOMMENDED, Profile, read_profile
 from recsys.spread import read_spread
@@ -70,7 +70,7 @@ class Observer:
                 counts.update((HISTORY, name) for name in history[-self._length :])
                 known = len(history) - history.count(UNKNOWN) + answer.get("fresh_events", 0)
                 counts[LENGTH, str(next(bound for bound in LENGTHS if known >= bound))] += 1
-                if known and request.where == Where() and not request.diversity:
+                if known and not request.where and not request.diversity:
                     found = self._bins(row["item"] for row in answer["items"][:TOP])
                     counts.update((RECOMMENDED, name) for name in found)
         return counts

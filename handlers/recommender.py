@@ -116,7 +116,7 @@ class Recommender:
 
     def _allowed(self, where: Where) -> np.ndarray | None:
         """bool[items] that pass the filters; None where there are none."""
-        if where == Where():
+        if not where:
             return None
         try:
             if self.filters is None:

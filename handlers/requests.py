@@ -55,6 +55,11 @@ class Where(Strict):
     min_price: Price | None = None
     max_price: Price | None = None
 
+    def __bool__(self) -> bool:
+        """Whether some item may be kept out: asked of each request, so without a model to compare."""
+        prices = self.min_price is not None or self.max_price is not None
+        return self.in_stock or bool(self.categories) or prices
+
 
 class RecommendRequest(Strict):
     """Ask for items to a history, and to what the user did since."""

@@ -174,6 +174,7 @@ FILTERS = [
     Where(in_stock=True),
     Where(categories=("c1", "no such")),
     Where(min_price=5.0, max_price=31.0),
+    Where(min_price=25.0),
     Where(in_stock=True, categories=("c0", "c1"), min_price=9.0),
 ]
 
