@@ -216,7 +216,7 @@ class ControlClient:
             return getattr(self._client, method)(request)
         except httpx.TransportError as error:
             if "certificate has expired" in str(error):
-                raise SuperLinkUnreachable(
+                raise CertificateExpiredError(
                     f"The certificate of the SuperLink at {self._address} has expired: issue the "
                     "federation's credentials again (hybrid up), which restarts it, and call "
                     "again; the run goes on after the last finished round."
@@ -243,6 +243,10 @@ def _seen(node: NodeInfo) -> str:
 
 class SuperLinkUnreachable(FederationError):
     """The SuperLink does not answer; it may come back."""
+
+
+class CertificateExpiredError(SuperLinkUnreachable):
+    """The SuperLink's certificate has run out: it will not come back with this one."""
 
 
 class _UnknownRun(FederationError):

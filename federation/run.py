@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from federation.checkpoint import read_records
-from federation.control import ControlClient, RunStatus, SuperLinkUnreachable
+from federation.control import (
+    CertificateExpiredError,
+    ControlClient,
+    RunStatus,
+    SuperLinkUnreachable,
+)
 from federation.credentials import locate
 from federation.deployment import credentials_folder
 from federation.errors import FederationError
@@ -279,6 +284,8 @@ def _follow(
         try:
             status = control.status(number)
             answered = time.monotonic()
+        except CertificateExpiredError:
+            raise
         except SuperLinkUnreachable:
             if time.monotonic() > answered + RECOVERY_SECONDS:
                 raise

@@ -22,8 +22,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from safetensors.numpy import load_file
 
-from federation import client_app, deployment
-from federation.control import ControlClient
+from federation import client_app, credentials, deployment
+from federation.control import CertificateExpiredError, ControlClient
 from federation.credentials import issue, locate
 from federation.errors import FederationError
 from federation.ledger import rounds_kept
@@ -233,6 +233,41 @@ def test_the_death_of_the_server_and_of_idle_clients_changes_no_bit(
     )  # fmt: skip
     assert any(text.startswith("the ServerApp has died") for text in said)
     weights = "weights.safetensors"
+    assert (result.artifact / weights).read_bytes() == (finished.artifact / weights).read_bytes()
+
+
+def test_a_certificate_that_expires_in_a_run_is_named_and_the_next_call_goes_on(
+    finished: FederatedResult, running: Servers, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(progress: Callable[[int, int, str], None] | None = None) -> FederatedResult:
+        return federate(
+            running.folder, shop.initial, running.folder / "expired", address=running.address,
+            sites=shop.data, rounds=2, seed=3, progress=progress,
+        )  # fmt: skip
+
+    def start_again(lifetime: datetime.timedelta) -> None:
+        """The SuperLink, with a new certificate."""
+        files = locate(deployment.credentials_folder(running.folder))
+        files.server_certificate.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(credentials, "SERVER_LIFETIME", lifetime)
+            issue(deployment.credentials_folder(running.folder), shop.data)
+        running.kill("superlink")
+        running.start("superlink")
+
+    def expire(done: int, total: int, text: str) -> None:
+        if text.startswith("start:"):
+            start_again(datetime.timedelta(seconds=-1))
+
+    with pytest.raises(CertificateExpiredError, match="issue the federation's credentials again"):
+        call(expire)
+    start_again(datetime.timedelta(days=1))
+    running.await_superlink()
+    for name, process in running.processes.items():
+        if process.poll() is not None:
+            running.start(name)
+    weights = "weights.safetensors"
+    result = call()
     assert (result.artifact / weights).read_bytes() == (finished.artifact / weights).read_bytes()
 
 
