@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -24,7 +25,7 @@ SITES = ("north", "south")
 FLOWER = {
     "federation.superlink": "flower-superlink",
     "federation.supernode": "flower-supernode",
-    "federation.client_executor": "flower-superexec",
+    "federation.executor": "flower-superexec",
 }
 
 
@@ -47,7 +48,9 @@ class StockServers(Servers):
     def start(self, name: str, command: Command | None = None) -> None:
         """Start Flower's program in the place of ours."""
         argv, environment = command or self.commands[name]
-        super().start(name, (_as_flower_has_it(argv), environment))
+        # A SuperExec starts apps by their bare program names.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        super().start(name, (_as_flower_has_it(argv), environment | {"PATH": path}))
 
 
 def _as_flower_has_it(argv: list[str]) -> list[str]:
@@ -59,8 +62,9 @@ def _as_flower_has_it(argv: list[str]) -> list[str]:
     if module == "federation.supernode":
         options = ["--isolation", "process", *options]
         options[options.index("--private-key")] = "--auth-supernode-private-key"
-    if module == "federation.client_executor":
-        options = ["--insecure", *options]
+    if module == "federation.executor":
+        app, *options = options
+        options = options if app == "serverapp" else ["--insecure", *options]
     return [program, *options]
 
 

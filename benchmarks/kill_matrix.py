@@ -35,7 +35,9 @@ from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
 from tests.federation.servers import Servers, children
 
-PROCESSES = ("superlink", "superexec", "serverapp", "supernode", "executor", "clientapp")
+PROCESSES = (
+    "superlink", "server-executor", "serverapp", "supernode", "executor", "clientapp"
+)  # fmt: skip
 PHASES = ("before the message", "training", "after a reply", "checkpoint", "last exchange")
 ITEMS = [f"item-{number}" for number in range(200)]
 RECIPE = Recipe(dimension=32, blocks=1, heads=1, length=20, batch_tokens=512)
@@ -74,7 +76,7 @@ def main() -> None:
                     same += victims > 0 and found == expected
                     shown = found if found.startswith("FAILED") else found[:12]
                     note = "" if victims else "  nothing killed: not there in this phase"
-                    print(f"{process:10} {phase:18} {shown:14} {seconds:4.0f} s{note}", flush=True)
+                    print(f"{process:15} {phase:18} {shown:14} {seconds:4.0f} s{note}", flush=True)
         finally:
             servers.stop()
     print(f"{same} of {killed} cells that killed have the undisturbed run's sha256")
@@ -153,7 +155,7 @@ def _kill(
 def _living(servers: Servers, process: str) -> list[int]:
     """Processes of this kind that live now. A ClientApp lives only while it has work."""
     if process == "serverapp":
-        return children(servers.processes["superexec"].pid, "flwr-serverapp")
+        return children(servers.processes["server-executor"].pid, "serverapp")
     if process == "clientapp":
         return children(servers.processes["executor-north"].pid, "clientapp")
     there = {"supernode": "supernode-north", "executor": "executor-north"}

@@ -102,7 +102,7 @@ class Behind(Servers):
         self.start("superlink", superlink)
         self.await_superlink()
         deployment.enrol(self.folder, self.data, address=self.address)
-        self.start("superexec", deployment.server_superexec_command(self.folder, port=self.port))
+        self.start("server-executor", deployment.server_executor_command(self.folder, port=self.port))
         for site in self.data:
             port = free_port()
             node = deployment.supernode_command(

@@ -78,7 +78,7 @@ class LocalServers:
         superlink, superlink_environment = deployment.superlink_command(
             self._flower, port=ports.superlink
         )
-        superexec, superexec_environment = deployment.server_superexec_command(
+        server_apps, server_apps_environment = deployment.server_executor_command(
             self._flower, port=ports.superlink
         )
         limits, tracing = self.environment.settings.limits, self.environment.settings.tracing
@@ -113,7 +113,7 @@ class LocalServers:
                 lambda: deployment.superlink_ready(self._flower, address=self.superlink_address),
                 superlink_environment,
             ),
-            Part("serverapps", superexec, {}, _at_once, superexec_environment),
+            Part("serverapps", server_apps, {}, _at_once, server_apps_environment),
             *self._proxies(),
             *self._session_store(),
         ]

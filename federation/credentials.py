@@ -67,7 +67,7 @@ class SiteCredentials:
     public_key : Path
         Its public half, which the SuperLink must know before the SuperNode may connect.
     superexec_secret : Path
-        Shared by the SuperNode and the SuperExec that runs its ClientApps.
+        Shared by the SuperNode and the executor that runs its ClientApps.
     client_certificate, client_key : Path
         TLS identity of the site before the SuperLink's proxy.
     gateway_certificate, gateway_key : Path
@@ -96,7 +96,7 @@ class Credentials:
     server_certificate, server_key : Path
         TLS identity of the SuperLink.
     superexec_secret : Path
-        Shared by the SuperLink and the SuperExec that runs its ServerApps.
+        Shared by the SuperLink and the executor that runs its ServerApps.
     revoked : Path
         List of the sites' certificates that are no longer good.
     register : SiteRegister

@@ -4,7 +4,7 @@
 process                       job
 ============================  ======================================================
 SuperLink                     keeps runs, messages and enrolled keys; TLS on one port
-server SuperExec              starts a ServerApp process for every submitted run
+server executor               runs a ServerApp process for every submitted run
 SuperNode (one per site)      fetches the site's messages from the SuperLink
 client executor (per site)    runs a ClientApp process for every message
 gateway (per site)            carries the SuperNode's calls to the proxy before the
@@ -22,14 +22,13 @@ refused and exits; the others wait for a SuperLink that is not there yet.
 Layout under the given folder::
 
     credentials/        see federation.credentials
-    superlink/          state.db and the Flower home of the SuperLink and the server SuperExec
+    superlink/          state.db and the Flower home of the SuperLink and the server executor
     sites/<site>/       Flower home of the site's SuperNode and client executor
     sites/<site>/runs/  what the site keeps between rounds, see federation.site_state
 """
 
 from __future__ import annotations
 
-import os
 import ssl
 import sys
 from collections.abc import Iterable
@@ -65,11 +64,11 @@ def superlink_command(folder: Path, *, port: int, host: str = LOOPBACK) -> Comma
     return argv, _environment(state.parent)
 
 
-def server_superexec_command(folder: Path, *, port: int) -> Command:
+def server_executor_command(folder: Path, *, port: int) -> Command:
     """Command of the process that runs ServerApps for the SuperLink on this machine's `port`."""
     files = _files(folder)
     argv = [
-        _program("flower-superexec"),
+        *(sys.executable, "-m", "federation.executor", "serverapp"),
         *("--runtime-api-address", f"{LOOPBACK}:{port}"),
         *("--root-certificates", str(files.authority)),
         *("--superexec-auth-secret-file", str(files.superexec_secret)),
@@ -151,7 +150,7 @@ def client_executor_command(
     """
     files = _files(folder, site)
     argv = [
-        *(sys.executable, "-m", "federation.client_executor"),
+        *(sys.executable, "-m", "federation.executor", "clientapp"),
         *("--runtime-api-address", f"{LOOPBACK}:{runtime_port}"),
         *("--superexec-auth-secret-file", str(files.sites[site].superexec_secret)),
     ]
@@ -214,13 +213,6 @@ def _home(folder: Path, *parts: str) -> Path:
     return home
 
 
-def _program(name: str) -> str:
-    path = Path(sys.executable).parent / name
-    if not path.exists():
-        raise FederationError(f"{path} is missing: install flwr into this Python environment.")
-    return str(path)
-
-
 def _environment(home: Path) -> dict[str, str]:
     """Variables for a Flower process: its own home, no calls home, and our packages in reach.
 
@@ -231,7 +223,5 @@ def _environment(home: Path) -> dict[str, str]:
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        # A SuperExec starts apps by their bare program names.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
         "PYTHONPATH": str(Path(federation.__file__).resolve().parents[1]),
     }

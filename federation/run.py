@@ -30,7 +30,7 @@ Progress = Callable[[int, int, str], None]
 POLL_SECONDS = 1.0
 # SuperNodes that were just started need some seconds to connect.
 JOIN_SECONDS = 60.0
-# A SuperExec that is there takes a run within a second or two. But Flower gives a ServerApp only
+# An executor that is there takes a run within a second or two. But Flower gives a ServerApp only
 # 30 s to import everything, and has it started again and again on a machine that is too busy.
 START_SECONDS = 180.0
 # A SuperLink that crashed is given this long to be started again.
@@ -241,7 +241,7 @@ def _run(control: ControlClient, settings: RunSettings, report: _Report) -> None
         if deaths > MOST_DEATHS:
             raise FederationError(
                 f"The ServerApp died {deaths} times without finishing a round "
-                f"({status.details}): read the log of the server SuperExec."
+                f"({status.details}): read the log of the server executor (serverapps)."
             )
         report.say(f"the ServerApp has died ({status.details}): the run is taken up again")
         number = _submit(control, settings)
@@ -299,6 +299,6 @@ def _follow(
         if status.phase == "pending" and time.monotonic() > submitted + START_SECONDS:
             control.stop(number)
             raise FederationError(
-                "Nothing takes up the run: start the server SuperExec, or read its log."
+                "Nothing takes up the run: start the server executor (serverapps), or read its log."
             )
         time.sleep(POLL_SECONDS)

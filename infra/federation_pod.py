@@ -58,7 +58,7 @@ class FederationServerArgs:
 
 
 def containers(args: FederationServerArgs) -> list[dict[str, Any]]:
-    """SuperLink, the SuperExec that runs ServerApps, and the proxy for the sites."""
+    """SuperLink, the executor of ServerApps, and the proxy for the sites."""
     health = {"path": "/health", "port": "health"}
     probe = {"http_get": health, "period_seconds": 10}
     flower = {
@@ -96,9 +96,9 @@ def containers(args: FederationServerArgs) -> list[dict[str, Any]]:
         },
         flower
         | {
-            "name": "superexec",
+            "name": "executor",
             "command": [
-                "flower-superexec",
+                *("python", "-m", "federation.executor", "serverapp"),
                 *("--runtime-api-address", f"127.0.0.1:{args.port}"),
                 *("--root-certificates", f"{CREDENTIALS}/{CERTIFICATE}"),
                 *secret_file,

@@ -39,7 +39,7 @@ DAY_HOURS = 24
 
 
 class FederationServer(pulumi.ComponentResource):
-    """A SuperLink with its SuperExec, behind a proxy that lets sites use the Fleet API only.
+    """A SuperLink with its executor, behind a proxy that lets sites use the Fleet API only.
 
     The Control API, which starts runs, asks for no credentials: it listens within the pod, and is
     used through a port-forward, which asks for Kubernetes'.

@@ -50,7 +50,7 @@ def test_a_package_holds_what_a_site_needs_and_nobody_elses_secrets(tmp_path: Pa
     assert node[node.index("--root-certificates") + 1] == str(
         keys.sites["north"].gateway_certificate
     )
-    assert "federation.client_executor" in apps
+    assert apps[apps.index("federation.executor") + 1] == "clientapp"
 
 
 def test_what_a_site_lacks_is_named(tmp_path: Path) -> None:

@@ -37,14 +37,10 @@ def until(holds: Callable[[], object], what: str, *, every: float = 0.1) -> obje
 
 
 def children(process: int, name: str) -> list[int]:
-    """Children of a process whose command line or name holds `name`."""
+    """Children of a process that are called so."""
     try:
         found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-        return [
-            int(c)
-            for c in found
-            if any(name in Path(f"/proc/{c}/{part}").read_text() for part in ("cmdline", "comm"))
-        ]
+        return [int(c) for c in found if Path(f"/proc/{c}/comm").read_text().strip() == name]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
@@ -100,7 +96,7 @@ class Servers:
         self.start("superlink", deployment.superlink_command(self.folder, port=self.port))
         self.await_superlink()
         deployment.enrol(self.folder, self.data, address=self.address)
-        self.start("superexec", deployment.server_superexec_command(self.folder, port=self.port))
+        self.start("server-executor", deployment.server_executor_command(self.folder, port=self.port))
         for site in self.data:
             self.start_site(site)
 

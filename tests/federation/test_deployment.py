@@ -15,7 +15,7 @@ def commands(tmp_path: Path) -> dict[str, deployment.Command]:
     issue(deployment.credentials_folder(tmp_path), ["north"])
     return {
         "superlink": deployment.superlink_command(tmp_path, port=9000),
-        "superexec": deployment.server_superexec_command(tmp_path, port=9000),
+        "server executor": deployment.server_executor_command(tmp_path, port=9000),
         "supernode": deployment.supernode_command(
             tmp_path, "north", data=tmp_path / "north", superlink="10.0.0.7:9000", runtime_port=9001
         ),

@@ -53,11 +53,11 @@ def test_the_proxy_passes_the_fleet_api_and_health_and_nothing_else():
 
 
 def test_the_superlink_listens_within_the_pod_only(seen):
-    superlink, superexec, proxy = containers(ARGS)
+    superlink, executor, proxy = containers(ARGS)
     command = superlink["command"]
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert "--enable-supernode-auth" in command
-    assert "ports" not in superlink and "ports" not in superexec
+    assert "ports" not in superlink and "ports" not in executor
     assert [port["container_port"] for port in proxy["ports"]] == [8443, 8081]
     service = seen.only("kubernetes:core/v1:Service")["spec"]
     assert [port["port"] for port in service["ports"]] == [8443]
