@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from federation.errors import FederationError
-from federation.rounding import restore, to_bfloat16, to_int8, to_signs, to_steps
+from federation.rounding import restore, to_bfloat16, to_int8, to_signs
 from federation.updates import Delta, Rows, Weights
 from federation.wire import Form, Part, pack, unpack
 
-METHODS = ("none", "rows", "int8", "entropy", "signs", "topk")
+METHODS = ("none", "rows", "int8", "signs", "topk")
 # Steps from zero to the largest value. Of single elements, of which most are left out for a while,
 # a coarser grid loses little more and takes two bits less.
 ROW_LEVELS, ELEMENT_LEVELS = 127, 31
@@ -32,10 +32,9 @@ class Compression:
     ----------
     method : str
         "none": all elements as float32. "rows": rows that changed, as float32, exactly. "int8":
-        rows that changed as int8 with a scale each. "entropy": the same rows in coarse steps of one
-        size, of which usual ones take fewer bits than rare ones. "signs": the same rows, of each
-        element whether it is large and its sign. "topk": the elements that changed most, as int8.
-        With the last four, arrays of one dimension are bfloat16.
+        rows that changed as int8 with a scale each. "signs": the same rows, of each element
+        whether it is large and its sign. "topk": the elements that changed most, as int8. With the
+        last three, arrays of one dimension are bfloat16.
     share : float
         Of the elements that changed, the share that "topk" sends, in (0, 1].
     """
@@ -57,7 +56,7 @@ class Compression:
     @property
     def lossy(self) -> bool:
         """Whether a residual stays behind."""
-        return self.method in ("int8", "entropy", "signs", "topk")
+        return self.method in ("int8", "signs", "topk")
 
 
 def encode(delta: Delta, residual: Delta, compression: Compression) -> tuple[bytes, Delta]:
@@ -191,8 +190,6 @@ def _rows(
         positions, stored, scales = fresh.index, total[touched], NO_SCALES
         if compression.method == "signs":
             stored, scales = to_signs(stored)
-        elif compression.method == "entropy":
-            stored, scales = to_steps(stored)
         elif compression.lossy:
             stored, scales = to_int8(stored, ROW_LEVELS)
         total[touched] -= restore(stored, scales)

@@ -19,7 +19,6 @@ SCHEMES = (
     Compression("none"),
     Compression("rows"),
     Compression("int8"),
-    Compression("entropy"),
     Compression("signs"),
     *(Compression("topk", share) for share in (0.1, 0.05, 0.02, 0.01)),
 )
@@ -28,7 +27,7 @@ STRETCHES = (1, 2, 4)
 FEWEST_SITES = 2
 # What zlib leaves of an element and of a row's scale, of a quantised element where only the largest
 # are sent, and of the header, about.
-ROW_BITS = {"rows": (28, 0), "int8": (8, 32), "entropy": (1.5, 4), "signs": (1.45, 6)}
+ROW_BITS = {"rows": (28, 0), "int8": (8, 32), "signs": (1.45, 6)}
 ELEMENT_BITS = 4.6
 MESSAGE_BYTES = 350
 

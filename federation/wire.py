@@ -10,8 +10,7 @@ A message is, one after the other, all numbers little-endian::
 
 A part is one array of the model. Its arrays are, where they apply, the gaps between positions
 (uint32; the first position, then each one's distance from the one before), the scales (float32)
-and the values. Signs are five to a byte, and their scales are a byte each. Values of "entropy" are
-two to a byte; they have one scale and then a byte a row, in the order of which the rows come
+and the values. Signs are five to a byte, and their scales are a byte each
 (:mod:`federation.rounding`):
 
 ============  ==========  =======================  ==========================
@@ -26,7 +25,6 @@ layout        positions   count                    scales of int8 and signs
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import struct
 import zlib
@@ -42,18 +40,16 @@ from federation.rounding import (
     SIGNS_A_BYTE,
     code_of_size,
     pack_signs,
-    pack_steps,
     size_of_code,
     unpack_signs,
-    unpack_steps,
 )
 from federation.updates import Weights
 
 MAGIC = b"HYD1"
 DIGEST_BYTES = 16
 MOST_HEADER_BYTES = 1 << 20
-KINDS = {"float32": "<f4", "bfloat16": "<u2", "int8": "|i1", "signs": "|u1", "entropy": "|u1"}
-SCALES = {"int8": "<f4", "signs": "|u1", "entropy": "<f4"}
+KINDS = {"float32": "<f4", "bfloat16": "<u2", "int8": "|i1", "signs": "|u1"}
+SCALES = {"int8": "<f4", "signs": "|u1"}
 
 
 class Form(BaseModel):
@@ -62,7 +58,7 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     name: str
     layout: Literal["dense", "rows", "elements"]
-    values: Literal["float32", "bfloat16", "int8", "signs", "entropy"]
+    values: Literal["float32", "bfloat16", "int8", "signs"]
     count: int = Field(ge=0)
 
     def check(self, weights: Weights) -> None:
@@ -85,21 +81,16 @@ class Form(BaseModel):
         return shape[0] if self.layout == "rows" else math.prod(shape)
 
     def lengths(self, shape: tuple[int, ...]) -> list[tuple[str, int]]:
-        """Type and length of gaps, scales, kinds of rows and values in the body."""
+        """Type and length of gaps, scales and values in the body."""
         whole_rows = self.layout == "rows"
-        scaled_rows = whole_rows and self.values != "entropy"
-        scales = 0 if self.values not in SCALES else self.count if scaled_rows else 1
-        kinds = self.count if self.values == "entropy" else 0
+        scales = 0 if self.values not in SCALES else self.count if whole_rows else 1
         width = math.prod(shape[1:]) if whole_rows else 1
         gaps = 0 if self.layout == "dense" else self.count
         values = self.count * width
         if self.values == "signs":
             values = -(-values // SIGNS_A_BYTE)
-        elif self.values == "entropy":
-            values = -(-values // 2)
         return [
-            ("<u4", gaps), (SCALES.get(self.values, "<f4"), scales), ("|u1", kinds),
-            (KINDS[self.values], values),
+            ("<u4", gaps), (SCALES.get(self.values, "<f4"), scales), (KINDS[self.values], values),
         ]  # fmt: skip
 
 
@@ -121,7 +112,7 @@ class Part:
     scales : ndarray of float32, shape [k, 1]
         Empty where values are not int8.
     stored : ndarray
-        Of the type that the form names, signs and steps as int8: [count, width], or a form that has as many
+        Of the type that the form names, signs as int8: [count, width], or a form that has as many
         elements.
     """
 
@@ -193,23 +184,21 @@ def unpack(message: bytes, weights: Weights) -> list[Part]:
         for (kind, _), size, end in zip(places, sizes, ends, strict=True)
     )
     return [
-        _part(form, weights[form.name].shape, *itertools.islice(arrays, 4)) for form in forms
+        _part(form, weights[form.name].shape, next(arrays), next(arrays), next(arrays))
+        for form in forms
     ]
 
 
-def _written(part: Part) -> tuple[np.ndarray, ...]:
-    """A part's scales, kinds of rows and values as they stand in the body."""
+def _written(part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """A part's scales and values as they stand in the body."""
     if part.form.values == "signs":
         return code_of_size(part.scales), pack_signs(part.stored)
-    if part.form.values == "entropy":
-        return part.scales, *pack_steps(part.stored)
     return part.scales, part.stored
 
 
 def _part(
-    form: Form, shape: tuple[int, ...],
-    gaps: np.ndarray, scales: np.ndarray, kinds: np.ndarray, stored: np.ndarray,
-) -> Part:  # fmt: skip
+    form: Form, shape: tuple[int, ...], gaps: np.ndarray, scales: np.ndarray, stored: np.ndarray
+) -> Part:
     positions = np.cumsum(gaps, dtype=np.int64)
     most = form.positions(shape)
     if len(gaps) and (positions[-1] >= most or not gaps[1:].all()):
@@ -219,8 +208,6 @@ def _part(
     width = math.prod(shape[1:]) if form.layout == "rows" else 1
     if form.values == "signs":
         scales, stored = size_of_code(scales), unpack_signs(stored, form.count * width)
-    elif form.values == "entropy":
-        stored = unpack_steps(kinds, stored, width)
     return Part(form, positions, scales[:, None], stored.reshape(form.count, width))
 
 

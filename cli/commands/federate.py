@@ -49,11 +49,10 @@ if TYPE_CHECKING:
 @click.option("--secure-rows", type=click.FloatRange(0, 1, min_open=True), default=1.0,
               show_default=True,
               help="Share of each table's rows that a secure sum is of, others each round.")
-@click.option("--compression", type=click.Choice(["none", "rows", "int8", "entropy", "signs",
-                                                   "topk", "auto"]),
+@click.option("--compression", type=click.Choice(["none", "rows", "int8", "signs", "topk", "auto"]),
               default="none", show_default=True,
-              help="What crosses of a change: all, the rows that changed, these as int8, in coarse "
-              "steps or as signs, or the largest elements; auto takes the mildest that stays in the budget.")
+              help="What crosses of a change: all, the rows that changed, these as int8 or "
+              "as signs, or the largest elements; auto takes the mildest that stays in the budget.")
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1,
               show_default=True, help="Share of the changed elements that topk sends.")
 @click.option("--budget-bytes", type=click.FloatRange(0, min_open=True), metavar="BYTES",

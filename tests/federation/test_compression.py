@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import struct
 import tracemalloc
 import zlib
@@ -25,8 +24,7 @@ WEIGHTS: Weights = {
     "counter": np.zeros(3, np.int64),
 }
 LOSSY = [
-    Compression("int8"), Compression("entropy"), Compression("signs"), Compression("topk", 0.05),
-    Compression("topk", 1.0),
+    Compression("int8"), Compression("signs"), Compression("topk", 0.05), Compression("topk", 1.0)
 ]  # fmt: skip
 ALL = [Compression(method) for method in METHODS]
 
@@ -112,54 +110,6 @@ def test_signs_are_those_of_the_large_elements_of_a_row_and_one_size() -> None:
     np.testing.assert_array_equal(dense(residual)["table"], table - received)
 
 
-def test_entropy_takes_steps_of_one_size_for_all_rows_each_worth_what_fits_best() -> None:
-    table = np.zeros((200, 8), np.float32)
-    table[3] = [4, -4, 1, -1, 0, 3, 2, 1]
-    table[5] = 0.5
-    table[9] = [-95, 30, 0, 0, 0, 0, 0, 0]
-    message, residual = encode({"table": table}, {}, Compression("entropy"))
-    received = dense(decode(message, WEIGHTS))["table"]
-    size = 1.55 * math.sqrt((48 + 2 + 95**2 + 30**2) / 24)  # so large that a row rounds to nothing
-    steps = np.zeros((200, 8))
-    steps[9, :2] = round(-95 / size), round(30 / size)  # -3 and 1
-    worth = (95 * 3 + 30 * 1) / (9 + 1)
-    np.testing.assert_allclose(received, steps * worth, rtol=1e-6)
-    np.testing.assert_array_equal(dense(residual)["table"], table - received)
-
-
-def test_entropy_is_read_as_documented() -> None:
-    """Rows come by their kind, the emptier first; two steps are a byte, the first its unit."""
-    steps = np.array([[7, -7, 0, 0, 1, 0, 0, -1], [0, 0, 0, 0, 0, 0, 0, 1]])
-    gaps = np.array([3, 196], "<u4").view(np.uint8).reshape(2, 4).T.tobytes()
-    scale = np.array([0.5], "<f4").tobytes()
-    pairs = (steps[::-1].reshape(-1, 2) + 7) @ [1, 15]
-    body = gaps + scale + bytes([8, 2]) + bytes(pairs.tolist())
-    read = decode(signed([part(values="entropy", count=2)], body), WEIGHTS)["table"]
-    assert read.index.tolist() == [3, 199]
-    np.testing.assert_array_equal(read.values, steps * np.float32(0.5))
-
-
-def test_entropy_comes_near_to_what_its_steps_must_take_and_loses_less_than_signs() -> None:
-    generator = np.random.default_rng(3)
-    sizes = np.exp(0.5 * generator.normal(size=(8000, 1)))
-    table = (sizes * generator.normal(size=(8000, 64))).astype(np.float32)
-    shape = {"table": np.zeros_like(table)}
-    sent, lost = {}, {}
-    for method in ("entropy", "signs"):
-        message, _ = encode({"table": table}, {}, Compression(method))
-        received = decode(message, shape)["table"].dense(8000)
-        sent[method] = 8 * len(message)
-        lost[method] = np.square(table - received).sum() / np.square(table).sum()
-    assert sent["entropy"] < sent["signs"] and lost["entropy"] < 0.8 * lost["signs"]
-    # Who knew the size of each row could take no fewer bits than this on average.
-    step = 1.55 * math.sqrt(np.square(table).mean(dtype=np.float64))
-    bounds = (np.arange(-8, 8) + 0.5) * step / sizes
-    below = (1 + np.vectorize(math.erf)(bounds / math.sqrt(2))) / 2
-    chances = np.diff(below, axis=1, prepend=0, append=1).clip(1e-300)
-    least = -(chances * np.log2(chances)).sum() * 64
-    assert least < sent["entropy"] < 1.2 * least
-
-
 def test_int8_is_within_half_a_step_of_each_row() -> None:
     sent = change()["table"]
     received = dense(decode(encode({"table": sent}, {}, Compression("int8"))[0], WEIGHTS))["table"]
@@ -239,7 +189,7 @@ def test_an_empty_change_is_a_message_too() -> None:
 def test_bytes_fall_from_method_to_method() -> None:
     generator = np.random.default_rng(0)
     sent: Delta = {"table": generator.laplace(size=(4000, 64)).astype(np.float32)}
-    schemes = [*ALL[:3], Compression("signs"), Compression("topk", 0.1), Compression("topk", 0.02)]
+    schemes = [*ALL[:4], Compression("topk", 0.1), Compression("topk", 0.02)]
     sizes = [len(encode(sent, {}, compression)[0]) for compression in schemes]
     whole = sent["table"].nbytes
     assert sizes[0] < 1.01 * whole
@@ -390,7 +340,7 @@ def test_a_forged_message_is_refused_or_fits(
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
-    [(("zip",), "compression is 'zip': use one of none, rows, int8, entropy, signs, topk"),
+    [(("zip",), "compression is 'zip': use one of none, rows, int8, signs, topk"),
      (("topk", 0.0), "share is 0.0"), (("topk", float("nan")), "share is nan")],
 )  # fmt: skip
 def test_an_unusable_compression_is_refused(values: tuple, sentence: str) -> None:

@@ -12,8 +12,7 @@ from federation.errors import FederationError
 from federation.updates import Delta, Rows, Weights
 
 COMPRESSIONS = [
-    Compression("rows"), Compression("int8"), Compression("entropy"), Compression("signs"),
-    Compression("topk", 0.1),
+    Compression("rows"), Compression("int8"), Compression("signs"), Compression("topk", 0.1)
 ]  # fmt: skip
 
 
