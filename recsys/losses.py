@@ -91,6 +91,10 @@ def generalised_bce(
     Sampling makes a model overconfident by the share alpha of the catalogue that is drawn; beta
     takes that back (gBCE: Petrov and Macdonald, gSASRec, 2023, equations 5 and 8).
 
+    The scores less log(items) are the log-odds, so that an item of score 0 is as likely as one at
+    random (the prior of Lin et al., Focal loss, 2017, §3.3). As log-odds themselves they would all
+    have to fall first, together, and epochs would go into nothing else.
+
     Parameters
     ----------
     negatives
@@ -106,7 +110,10 @@ def generalised_bce(
     alpha = len(negatives) / (len(table) - 1)
     beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
     drawn, times = negatives.unique(return_counts=True)
-    at_target, others = _scores(hidden, table, targets, drawn, bias, biased)
+    prior = math.log(len(table))
+    at_target, others = (
+        scores - prior for scores in _scores(hidden, table, targets, drawn, bias, biased)
+    )
     return (beta * F.softplus(-at_target) + (F.softplus(others) * times).sum(1)).mean()
 
 

@@ -60,7 +60,7 @@ def test_a_bias_counts_for_targets_and_negatives(parts: tuple) -> None:
     own = F.one_hot(targets, ITEMS).double()
     compare(
         generalised_bce(hidden, table, targets, everything, 0.0, **biased),
-        lambda logits: F.binary_cross_entropy_with_logits(logits, own) * ITEMS,
+        lambda logits: F.binary_cross_entropy_with_logits(logits - math.log(ITEMS), own) * ITEMS,
     )
 
 
@@ -97,8 +97,9 @@ def test_gbce_is_what_the_paper_says_row_by_row(parts: tuple, calibration: float
     beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
     losses = []
     for state, target in zip(hidden, targets.tolist(), strict=True):
-        positive = torch.sigmoid(state @ table[target]) ** beta
-        others = [1 - torch.sigmoid(state @ table[n]) for n in negatives.tolist() if n != target]
+        chances = torch.sigmoid(table @ state - math.log(ITEMS))
+        positive = chances[target] ** beta
+        others = [1 - chances[n] for n in negatives.tolist() if n != target]
         losses.append(-torch.log(positive) - sum(torch.log(other) for other in others))
     expected = sum(losses) / ROWS
     torch.testing.assert_close(given, expected)

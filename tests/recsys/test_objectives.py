@@ -250,8 +250,4 @@ def test_each_loss_learns_the_next_item(
     exact = NextItem(shop, RECIPE)
     before = loss_of(exact, model)
     train(NextItem(shop, Recipe(**(RECIPE.to_dict() | {"loss": loss}))), model)
-    states_know_more = loss_of(exact, model) < before - 0.1
-    assert states_know_more or loss == "gbce"
-    if loss == "gbce":
-        top = model.scores(model.encode([shop.of(0)[:3]]))[0].softmax(0).max()
-        assert top > 1.5 / 60
+    assert loss_of(exact, model) < before - 0.1
