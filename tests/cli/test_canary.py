@@ -390,9 +390,19 @@ def test_a_full_disk_changes_nothing_for_anybody(service, home, old) -> None:
     production.deploy(service.environment, old, quietly)
 
 
+def workers_of(jvm: psutil.Process) -> list[psutil.Process]:
+    workers = []
+    for process in jvm.children():
+        # One that has just ended is listed until the JVM notices.
+        with suppress(psutil.NoSuchProcess):
+            if "model_service_worker" in " ".join(process.cmdline()):
+                workers.append(process)
+    return workers
+
+
 def test_a_killed_worker_loses_no_request(service, old) -> None:
     jvm = service.process("torchserve")
-    workers = [p for p in jvm.children() if "model_service_worker" in " ".join(p.cmdline())]
+    workers = workers_of(jvm)
     seen: Counter[object] = Counter()
     ready = threading.Barrier(5)
 
@@ -416,7 +426,7 @@ def test_a_killed_worker_loses_no_request(service, old) -> None:
 
 def test_a_workers_memory_is_bounded_and_nothing_but_the_proxy_faces_users(service) -> None:
     jvm = service.process("torchserve")
-    workers = [p for p in jvm.children() if "model_service_worker" in " ".join(p.cmdline())]
+    workers = workers_of(jvm)
     assert workers
     for worker in workers:
         limits = Path(f"/proc/{worker.pid}/limits").read_text()
