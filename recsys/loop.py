@@ -19,7 +19,7 @@ from recsys.dropout import set_part, use_part_dropout
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
 from recsys.objectives import Objective
-from recsys.packing import Windows, batches, events_a_step, pack, part_of
+from recsys.packing import FEWEST_STEPS, Windows, batches, events_a_step, pack, part_of
 from recsys.randomness import Stage, seed_step, seeded
 from recsys.recipe import Recipe
 from recsys.sharded import own_part, own_rows, whole_tables
@@ -162,6 +162,7 @@ def train_epoch(
     tally: Tally | None = None,
     before: Callable[[], None] | None = None,
     after: Callable[[], None] | None = None,
+    fewest_steps: int = FEWEST_STEPS,
 ) -> float:
     """One pass over the objective's windows; `before` and `after` run around each optimizer step.
 
@@ -173,6 +174,8 @@ def train_epoch(
     ----------
     tally
         Counted on in place: the steps that it holds already are not done again.
+    fewest_steps
+        See `recsys.packing.events_a_step`.
 
     Returns
     -------
@@ -182,7 +185,7 @@ def train_epoch(
     tally = tally or Tally()
     model.train()
     with seeded(seed, stage, epoch) as generator:
-        epoch_batches = batches(objective.windows, recipe.batch_tokens, generator)
+        epoch_batches = batches(objective.windows, recipe.batch_tokens, generator, fewest_steps)
         for step in range(tally.steps, len(epoch_batches)):
             optimizer.zero_grad(set_to_none=True)
             place = (seed, stage, epoch, step)

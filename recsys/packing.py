@@ -107,19 +107,24 @@ def pack(windows: Windows, chosen: np.ndarray) -> tuple[Packed, np.ndarray]:
     return packed, places
 
 
-def events_a_step(windows: Windows, most: int) -> int:
+def events_a_step(windows: Windows, most: int, fewest_steps: int = FEWEST_STEPS) -> int:
     """Events in one optimizer step: `most`, or fewer where an epoch would have too few steps.
 
     A small shop has a few thousand events. In batches made for millions it would be done before
     the learning rate has risen.
     """
-    return min(most, max(FEWEST_EVENTS, int(windows.lengths.sum()) // FEWEST_STEPS))
+    return min(most, max(FEWEST_EVENTS, int(windows.lengths.sum()) // fewest_steps))
 
 
-def batches(windows: Windows, most: int, generator: np.random.Generator) -> list[np.ndarray]:
+def batches(
+    windows: Windows,
+    most: int,
+    generator: np.random.Generator,
+    fewest_steps: int = FEWEST_STEPS,
+) -> list[np.ndarray]:
     """All windows once, in random order, about `events_a_step` at a time: what to `pack`."""
     order = generator.permutation(len(windows.lengths))
-    batch = np.cumsum(windows.lengths[order]) // events_a_step(windows, most)
+    batch = np.cumsum(windows.lengths[order]) // events_a_step(windows, most, fewest_steps)
     split = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
     return [chosen for chosen in split if len(chosen)]
 

@@ -75,7 +75,7 @@ def test_with_its_moments_the_optimizer_goes_on_as_if_it_had_not_stopped(
     for seed in (1, 2, 3):
         train_local(parted, events, recipe, epochs=1, seed=seed, moments=moments)
         train_local(forgetful, events, recipe, epochs=1, seed=seed)
-        train_epoch(whole, optimizer, objective, recipe, seed, Stage.LOCAL, 0)
+        train_epoch(whole, optimizer, objective, recipe, seed, Stage.LOCAL, 0, fewest_steps=16)
     assert distance(parted, weights_of(whole)) == 0.0
     assert distance(forgetful, weights_of(whole)) > 0.0
 

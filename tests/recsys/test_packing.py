@@ -84,11 +84,12 @@ def test_parts_make_up_the_batch_and_are_about_equally_large(sizes: list[int], p
 
 
 def test_little_data_are_taken_in_smaller_steps() -> None:
-    def steps(sequences: int) -> int:
+    def steps(sequences: int, fewest: int = 64) -> int:
         lengths = np.full(sequences, 10)
         windows = Windows(np.zeros(10 * sequences, np.int32), np.cumsum(lengths) - 10, lengths)
-        return len(batches(windows, 1024, np.random.default_rng(0)))
+        return len(batches(windows, 1024, np.random.default_rng(0), fewest))
 
     assert steps(100_000) == pytest.approx(1_000_000 / 1024, abs=2)
     assert steps(2_000) == pytest.approx(64, abs=2)
+    assert steps(1_000, fewest=16) == pytest.approx(16, abs=2)
     assert steps(200) == pytest.approx(2_000 / 128, abs=2)
