@@ -67,7 +67,7 @@ def test_what_up_made_is_really_there(user):
     buckets = get(f"http://127.0.0.1:{user.ports['gcs']}/storage/v1/b?project={project}")
     assert json.loads(buckets)["items"]
     deployments = get(f"http://127.0.0.1:{user.ports['kubernetes']}/apis/apps/v1/deployments")
-    assert len(json.loads(deployments)["items"]) == 3
+    assert len(json.loads(deployments)["items"]) == 4
 
 
 def test_second_up_changes_nothing_and_says_so(user):
