@@ -106,13 +106,11 @@ def _serve(
         while True:
             answer = client.AcquireTask(request)
             if answer.token:
-                if waiting and waiting[0] not in children:  # somebody has ended it
-                    os.close(waiting[1])
-                    waiting = None
-                child, to_child = waiting or fork()
-                children[child] = answer.token
-                with open(to_child, "w") as pipe:
-                    pipe.write(answer.token)
+                ready = waiting or fork()
+                if not _hand_over(answer.token, ready):
+                    ready = fork()
+                    _hand_over(answer.token, ready)
+                children[ready[0]] = answer.token
                 waiting = fork()
                 children[waiting[0]] = ""
             for child in list(children):
@@ -125,6 +123,17 @@ def _serve(
             os.kill(child, kind.farewell)
         for child in children:
             os.waitpid(child, 0)
+
+
+def _hand_over(token: str, ready: tuple[int, int]) -> bool:
+    """Send a process its task; tells whether it was still there to get it."""
+    try:
+        os.write(ready[1], token.encode())
+    except BrokenPipeError:
+        return False
+    finally:
+        os.close(ready[1])
+    return True
 
 
 def _connect(

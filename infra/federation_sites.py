@@ -16,10 +16,11 @@ WATCH = """\
 #!/bin/sh
 # Runs nginx with the configuration $1; has it read all again when the file $2 changes, which is
 # looked at every $3 seconds.
+# Before nginx reads it: what comes in between is read twice rather than never.
+seen=$(cksum < "$2")
 nginx -c "$1" -g 'daemon off;' &
 proxy=$!
 trap 'kill -QUIT $proxy' TERM INT
-seen=$(cksum < "$2")
 while kill -0 $proxy 2> /dev/null; do
     sleep "$3" &
     wait $!

@@ -226,13 +226,12 @@ def test_the_death_of_the_server_and_of_idle_clients_changes_no_bit(
 
     def kill(done: int, total: int, text: str) -> None:
         said.append(text)
-        executor = running.processes["server-executor"].pid
         if text.startswith("start:"):
-            for child in children(executor, "serverapp"):
+            for child in children(running.processes["server-executor"].pid, "serverapp"):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
-        if text.startswith("round 1 of 2"):
-            # The ServerApp ends with the executor that started it.
+        if text.startswith("the ServerApp has died"):
+            # The ServerApp that goes on ends with the executor that started it.
             running.kill("server-executor")
             running.start("server-executor")
 
@@ -240,8 +239,8 @@ def test_the_death_of_the_server_and_of_idle_clients_changes_no_bit(
         running.folder, shop.initial, running.folder / "killed",
         address=running.address, sites=shop.data, rounds=2, seed=3, progress=kill, ask_again=10.0,
     )  # fmt: skip
-    deaths = [text for text in said if text.startswith("the ServerApp has died")]
-    assert "(ended by SIGKILL)" in deaths[0]
+    death = next(text for text in said if text.startswith("the ServerApp has died"))
+    assert "(ended by SIGKILL)" in death
     weights = "weights.safetensors"
     assert (result.artifact / weights).read_bytes() == (finished.artifact / weights).read_bytes()
 
