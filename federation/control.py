@@ -215,7 +215,7 @@ class ControlClient:
         try:
             return getattr(self._client, method)(request)
         except httpx.TransportError as error:
-            if "certificate has expired" in str(error):
+            if EXPIRED in str(error):
                 raise CertificateExpiredError(
                     f"The certificate of the SuperLink at {self._address} has expired: issue the "
                     "federation's credentials again (hybrid up), which restarts it, and call "
@@ -239,6 +239,10 @@ def _seen(node: NodeInfo) -> str:
     if node.status == "online":
         return datetime.now(UTC).isoformat(timespec="seconds")
     return node.last_deactivated_at or node.last_activated_at
+
+
+# How OpenSSL says it.
+EXPIRED = "certificate has expired"
 
 
 class SuperLinkUnreachable(FederationError):
