@@ -167,6 +167,7 @@ def test_after_kills_of_both_servers_up_serves_the_same_share_again(service, old
     proxy = service.process("serving")
     (worker,) = proxy.children()
     proxy.kill()
+    proxy.wait(timeout=10)  # until it has ended the worker is still its child
     service.up()
     # It went on without its main process, and would have kept the port from the next one.
     assert not worker.is_running()
