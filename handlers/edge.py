@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from handlers.tokens import Tokens
     from handlers.tower import Policy
 
 MANIFEST, SIGNATURE, MODEL, POLICY = "manifest.json", "manifest.sig", "model", "policy.json"
+EVENTS = "events.json"
 # What a client may take to send a body, and how many may be waiting for an answer.
 BODY_SECONDS, MOST_CLIENTS = 10.0, 64
 
@@ -45,6 +47,8 @@ class EdgeServer:
         What the cloud is told of users; nothing by default.
     histories
         Of the site's users.
+    tokens
+        Tells who may post and ask for a user; None where anybody may.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class EdgeServer:
         most_bytes: int,
         policy: Policy | None = None,
         histories: Mapping[str, Sequence[str]] | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
         from handlers.kinds import RECOMMEND
         from handlers.openapi import openapi_document
@@ -68,6 +73,7 @@ class EdgeServer:
             runtime.index = CloudIndex(runtime.index, recommender.places, digest, policy)
         self.digest = digest
         self.most_bytes = most_bytes
+        self.tokens = tokens
         self.document = json.dumps(openapi_document([RECOMMEND])).encode()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -88,6 +94,8 @@ class EdgeServer:
         sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if timing:
             sent.append((b"server-timing", timing.encode()))
+        if status == 401:
+            sent.append((b"www-authenticate", b"Bearer"))
         if status in (408, 413):  # the rest of the body is not read
             sent.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": sent})
@@ -108,9 +116,16 @@ class EdgeServer:
         except TimeoutError:
             return *_problem(408, f"The body took more than {BODY_SECONDS:.0f} seconds."), ""
         # The cloud may take its time; others are answered meanwhile.
-        return await asyncio.to_thread(self.answer, bytes(body), headers.get("x-request-id"))
+        return await asyncio.to_thread(
+            self.answer,
+            bytes(body),
+            headers.get("x-request-id"),
+            headers.get("authorization", ""),
+        )
 
-    def answer(self, body: bytes, request_id: str | None = None) -> tuple[int, bytes, str]:
+    def answer(
+        self, body: bytes, request_id: str | None = None, authorization: str = ""
+    ) -> tuple[int, bytes, str]:
         """Status, JSON and the times of the parts for the body of one request."""
         from handlers.errors import Refused
         from handlers.replies import accepted, answers_of, reply
@@ -119,7 +134,9 @@ class EdgeServer:
         watch = Stopwatch()
         try:
             with watch("parse"):
-                request = accepted(self.kind, body, self.digest, request_id)
+                request = accepted(
+                    self.kind, body, self.digest, request_id, self.tokens, authorization
+                )
         except Refused as error:
             return *reply(error, self.digest), ""
         (answer,) = answers_of(self.model, [request], watch)
@@ -171,17 +188,22 @@ def main() -> None:
     try:
         import uvicorn
 
+        from handlers.tokens import tokens_of
         from handlers.tower import Policy, read_histories
         from recsys.errors import RecsysError
 
         model = zipfile.Path(archive, f"{MODEL}/")
         policy = Policy(**json.loads(zipfile.Path(archive, POLICY).read_text(encoding="utf-8")))
+        events = json.loads(zipfile.Path(archive, EVENTS).read_text(encoding="utf-8"))
+        # Without histories and sessions nothing is known of a user that a name would give away.
+        known = options.histories or os.environ.get("HYBRID_SESSIONS")
         server = EdgeServer(
             model,
             manifest["model"],
             options.request_bytes,
             None if options.share_nothing else policy,
             read_histories(options.histories) if options.histories else None,
+            tokens_of(events["keys"]) if known and events["credential"] != "none" else None,
         )
         listening = socket.create_server((options.host, options.port))
     except ImportError as error:

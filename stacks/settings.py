@@ -283,7 +283,8 @@ class SessionSettings(_Section):
 
 
 class EventSettings(_Section):
-    """Who may post what a user did: who has a token for that user, or with `none` anybody.
+    """Who may post what a user did, and ask with it: who has a token for that user, or with `none`
+    anybody.
 
     `keys` are public Ed25519 keys, in base64, of those who sign tokens, such as a shop's back-end.
     """

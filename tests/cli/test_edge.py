@@ -57,6 +57,9 @@ def test_a_bundle_is_written_tried_and_told(model: str, tmp_path: Path, capsys) 
     assert [path.name for path in file.parent.iterdir()] == ["shop.pyz"]
     policy = json.loads(zipfile.Path(file, "policy.json").read_text())
     assert policy == {"shares": "vector", "cloud": "http://127.0.0.1:9", "clip": 2, "noise": 0.5}
+    events = json.loads(zipfile.Path(file, "events.json").read_text())
+    _, keys, _ = ends(capsys, "events", "key")
+    assert events == {"credential": "token", "keys": keys.split()}
     with running(file) as address:
         answer = httpx.post(f"{address}/predictions/recommend", json={"history": ["i3"]})
     assert answer.json()["model"] == model and len(answer.json()["items"]) == 10

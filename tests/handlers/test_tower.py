@@ -20,6 +20,7 @@ from handlers.edge import EdgeServer
 from handlers.recommender import Recommender
 from handlers.tower import CANDIDATES, CloudIndex, Policy, read_histories
 from recsys.exact import ExactIndex
+from tests.handlers.bearers import PUBLIC, bearer
 from tests.handlers.small_models import ITEMS
 
 DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -241,16 +242,43 @@ def test_a_bundle_carries_its_policy_and_may_be_told_to_share_nothing(
     artifact: Path, alone: EdgeServer, cloud: Cloud, tmp_path: Path
 ) -> None:
     policy = Policy("vector", cloud.address)
-    bundle = build_bundle(artifact, DIGEST, tmp_path / "site.pyz", policy=policy)
+    bundle = build_bundle(artifact, DIGEST, tmp_path / "site.pyz", policy=policy, keys=[PUBLIC])
     file = tmp_path / "histories.jsonl"
     file.write_text("".join(json.dumps(pair) + "\n" for pair in HISTORIES.items()))
     for options, asked in (([], 1), (["--share-nothing"], 0)):
         cloud.heard.clear()
         with running(bundle, "--histories", str(file), *options) as address:
             url = f"{address}/predictions/recommend"
-            answer = httpx.post(url, json={"user": "user-anna"})
+            headers = {"Authorization": bearer(sub="user-anna")}
+            answer = httpx.post(url, json={"user": "user-anna"}, headers=headers)
         assert same((answer.status_code, answer.json()), ask(alone, user="user-anna"))
         assert len(cloud.heard) == asked
+
+
+def test_a_bundle_with_histories_answers_who_may_ask_for_their_user(
+    artifact: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "histories.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in HISTORIES.items()))
+    asked = {"user": "user-anna", "explain": True}
+    mine = {"Authorization": bearer(sub="user-anna")}
+    for keys, status in (([PUBLIC], 200), ((), 401)):
+        bundle = build_bundle(artifact, DIGEST, tmp_path / "site.pyz", keys=keys)
+        with running(bundle, "--histories", str(file)) as address:
+            url = f"{address}/predictions/recommend"
+            nobody = httpx.post(url, json=asked)
+            assert (nobody.status_code, nobody.headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert "item-" not in nobody.text
+            assert httpx.post(url, json=asked, headers=mine).status_code == status
+            assert httpx.post(url, json={"history": ["item-1"]}).status_code == 200
+            ben = {"Authorization": bearer(sub="user-ben")}
+            if keys:
+                assert httpx.post(url, json=asked, headers=ben).status_code == 403
+    bundle = build_bundle(artifact, DIGEST, tmp_path / "open.pyz", keys=None)
+    with running(bundle, "--histories", str(file)) as address:
+        answer = httpx.post(f"{address}/predictions/recommend", json=asked)
+    causes = {cause["item"] for row in answer.json()["items"] for cause in row["because"]}
+    assert causes and causes <= set(HISTORIES["user-anna"])
 
 
 def test_the_last_item_can_be_told_from_a_vector_without_noise(artifact: Path) -> None:
