@@ -285,6 +285,22 @@ def test_promotion_and_rollback_lose_no_request(service, old, new) -> None:
         production.roll_back(service.environment)
 
 
+def test_a_canary_that_is_no_worse_is_promoted_by_itself(service, old, new) -> None:
+    trial = service.begin(new, 50.0, Rules(margin=0.2))
+    lines = [
+        f'{{"id":"{n}","at":{n},"arm":"{arm}","status":200,"seconds":0}}\n'
+        for n in range(300)
+        for arm in ("production", "canary")
+    ]
+    with trials.requests_file(service.environment, trial).open("a") as file:
+        file.writelines(lines)
+    promoted = watch(service.environment, trial, print)
+    assert (promoted.digest, promoted.previous) == (new, old)
+    assert set(service.answered_by().values()) == {new}
+    assert trials.find(service.environment, None).ended == "promoted"
+    assert production.roll_back(service.environment).digest == old
+
+
 def test_a_worse_canary_is_taken_back_by_itself(service, old, new) -> None:
     """Its errors are written into the log, as nginx does."""
     trial = service.begin(new, 50.0, Rules(margin=0.2, slow_after=1e-9))
