@@ -29,7 +29,7 @@ from handlers.tower import Policy
 
 # The modules that answer, by package; nothing that they import when they are loaded needs torch.
 MODULES = {
-    "handlers": ("errors", "fresh", "kinds", "openapi", "parsing", "recommender", "replies",
+    "handlers": ("errors", "fresh", "kinds", "ledger", "openapi", "parsing", "recommender", "replies",
                  "requests", "sessions", "stopwatch", "tokens", "tower"),
     "recsys": ("diversity", "errors", "exact", "filters", "portable", "ranking"),
     "recsys.accelerate": ("session",),

@@ -16,10 +16,12 @@ import socket
 import sys
 import zipfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from handlers.ledger import Ledger
     from handlers.tokens import Tokens
     from handlers.tower import Policy
 
@@ -49,6 +51,8 @@ class EdgeServer:
         Of the site's users.
     tokens
         Tells who may post and ask for a user; None where anybody may.
+    ledger
+        Counts what the cloud is told of each user, where the policy limits that.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class EdgeServer:
         policy: Policy | None = None,
         histories: Mapping[str, Sequence[str]] | None = None,
         tokens: Tokens | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         from handlers.kinds import RECOMMEND
         from handlers.openapi import openapi_document
@@ -67,10 +72,12 @@ class EdgeServer:
         self.kind = RECOMMEND
         self.model = self.kind.open(folder)
         self.model.histories = histories or {}
+        self.cloud: CloudIndex | None = None
         if policy is not None and policy.shares == "vector":
             recommender = self.model.model
             runtime = recommender.runtime
-            runtime.index = CloudIndex(runtime.index, recommender.places, digest, policy)
+            self.cloud = CloudIndex(runtime.index, recommender.places, digest, policy, ledger)
+            runtime.index = self.cloud
         self.digest = digest
         self.most_bytes = most_bytes
         self.tokens = tokens
@@ -139,7 +146,9 @@ class EdgeServer:
                 )
         except Refused as error:
             return *reply(error, self.digest), ""
-        (answer,) = answers_of(self.model, [request], watch)
+        user = getattr(request, "user", None)
+        with self.cloud.for_user(user) if self.cloud else nullcontext():
+            (answer,) = answers_of(self.model, [request], watch)
         status, text = reply(answer, self.digest)
         return status, text, watch.header if status == 200 else ""
 
@@ -177,6 +186,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (8080)")
     parser.add_argument("--request-bytes", type=int, default=1_000_000, help="largest body (1 MB)")
     parser.add_argument("--histories", type=Path, help="histories of the site's users")
+    parser.add_argument("--ledger", type=Path, help="counts what of each user the cloud is told")
     parser.add_argument("--share-nothing", action="store_true", help="tell the cloud nothing")
     options = parser.parse_args()
     try:
@@ -188,6 +198,7 @@ def main() -> None:
     try:
         import uvicorn
 
+        from handlers.ledger import Ledger
         from handlers.tokens import tokens_of
         from handlers.tower import Policy, read_histories
         from recsys.errors import RecsysError
@@ -195,15 +206,26 @@ def main() -> None:
         model = zipfile.Path(archive, f"{MODEL}/")
         policy = Policy(**json.loads(zipfile.Path(archive, POLICY).read_text(encoding="utf-8")))
         events = json.loads(zipfile.Path(archive, EVENTS).read_text(encoding="utf-8"))
+        if options.share_nothing:
+            policy = Policy()
+        ledger = None
+        if policy.shares == "vector" and policy.most_vectors is not None:
+            if options.ledger is None:
+                raise ValueError(
+                    f"The policy of {archive} lets {policy.most_vectors} vectors of each user go: "
+                    "name the file that counts them with --ledger, or use --share-nothing"
+                )
+            ledger = Ledger(options.ledger, policy.most_vectors, policy.noise)
         # Without histories and sessions nothing is known of a user that a name would give away.
         known = options.histories or os.environ.get("HYBRID_SESSIONS")
         server = EdgeServer(
             model,
             manifest["model"],
             options.request_bytes,
-            None if options.share_nothing else policy,
+            policy,
             read_histories(options.histories) if options.histories else None,
             tokens_of(events["keys"]) if known and events["credential"] != "none" else None,
+            ledger,
         )
         listening = socket.create_server((options.host, options.port))
     except ImportError as error:

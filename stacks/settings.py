@@ -325,13 +325,14 @@ class TowerSettings(_Section):
     """What a private site tells the cloud of its users: `nothing`, or a `vector` of each.
 
     `cloud` is asked then; vectors are cut to the length `clip`, and `noise` times that is the
-    standard deviation of what is added to each number.
+    standard deviation of what is added to each number. No more than `most_vectors` of a user go.
     """
 
     shares: Literal["nothing", "vector"] = "nothing"
     cloud: HttpAddress | None = None
     clip: Annotated[float, Field(gt=0)] | None = None
     noise: Annotated[float, Field(ge=0)] = 0.0
+    most_vectors: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TowerSettings:

@@ -173,6 +173,10 @@ def test_bundles_are_brought_served_put_back_and_taken_away(
         assert "--requirement" in (host.root / "pip").read_text()
         unit = (host.root / "etc/systemd/system/hybrid-edge.service").read_text()
         assert "User=hybrid-edge" in unit and "NoNewPrivileges=yes" in unit
+        # The ledger's folder is the one that the server may write to.
+        (options,) = host.folder.glob("current/options")
+        assert "StateDirectory=hybrid-edge/told\n" in unit
+        assert "/var/lib/hybrid-edge/told/ledger.sqlite" in options.read_text()
     code, out, error = edge(capsys, "rollback", "--json")
     assert code == 0, error
     assert {(row["model"], row["previous"]) for row in json.loads(out)} == {(OLD, NEW)}
