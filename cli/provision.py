@@ -62,8 +62,15 @@ class Provisioned:
 
 
 @recorded("up")
-def up(environment: Environment, progress: Progress) -> Provisioned:
+def up(environment: Environment, progress: Progress, *, refresh: bool = False) -> Provisioned:
     """Bring an environment to what its settings say; the caller holds its lock.
+
+    Parameters
+    ----------
+    environment, progress
+        What is brought up, and who is told how far it is.
+    refresh
+        First compare the state with what really is there, which mends what drifted.
 
     Raises
     ------
@@ -78,7 +85,8 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
     engine = Engine(environment)
     if not environment.is_local:
         engine.prepare()
-        return Provisioned(engine.up(progress), [], None, time.monotonic() - start, findings)
+        layers = engine.up(progress, refresh=refresh)
+        return Provisioned(layers, [], None, time.monotonic() - start, findings)
     supervisor = Supervisor(environment.folder)
     servers = LocalServers(environment)
     supervisor.configure(servers.all)
@@ -86,7 +94,7 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
     started = supervisor.start([*servers.emulators, *servers.services])
     engine.prepare()
     supervisor.wait(servers.emulators)
-    refresh = _emulators_lost_their_memory(environment, supervisor, servers)
+    refresh = refresh or _emulators_lost_their_memory(environment, supervisor, servers)
     layers = engine.up(progress, refresh=refresh)
     _note_emulators(environment, supervisor, servers)
     supervisor.wait(servers.services)
