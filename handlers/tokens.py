@@ -53,7 +53,7 @@ class Tokens:
             The token is good, and for another user.
         """
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        if scheme.lower() != "bearer" or not token.strip() or not token.isascii():
             raise NoCredential(
                 "Who posts or asks for a user needs a token: send the header Authorization: Bearer "
                 "TOKEN, with one that names the user."
@@ -80,7 +80,7 @@ class Tokens:
             except jwt.ExpiredSignatureError:
                 raise NoCredential("The token has expired: get a new one.") from None
             except jwt.InvalidTokenError as error:
-                raise NoCredential(f"The token is not good: {error}.") from None
+                raise NoCredential(f"The token is not good: {str(error).rstrip('.')}.") from None
             # PyJWT takes numbers in quotes too.
             if int(claims["exp"]) - int(claims["iat"]) > MOST_SECONDS:
                 raise NoCredential(

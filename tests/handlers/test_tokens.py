@@ -37,7 +37,7 @@ def test_nobody_posts_for_another_user(tokens: Tokens, changes: dict) -> None:
         tokens.require("bert", bearer(**changes))
 
 
-@pytest.mark.parametrize("header", ["", "Basic YW5uYTp4", "Bearer"])
+@pytest.mark.parametrize("header", ["", "Basic YW5uYTp4", "Bearer", "Bearer \udc80"])
 def test_without_a_token_nobody_posts(tokens: Tokens, header: str) -> None:
     with pytest.raises(NoCredential, match="needs a token"):
         tokens.require("anna", header)
