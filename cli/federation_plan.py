@@ -71,6 +71,7 @@ def plan_run(
     rounds: int = 5,
     local_epochs: int = 1,
     buffer: int = 0,
+    at_once: int = 0,
 ) -> Planned:
     """Reckon a run, or pick one that stays in the budget.
 
@@ -84,7 +85,7 @@ def plan_run(
         Folder of earlier runs, whose measurements count.
     rounds, local_epochs
         As asked for; `Planned.chosen` may have others.
-    buffer
+    buffer, at_once
         See :func:`federation.planner.plan`.
     """
     from infra.cost import read_prices
@@ -99,7 +100,10 @@ def plan_run(
         speed, seconds = known.get(name, (None, None))
         touched = 1.0 if interactions is None else _touched(recipe, interactions)
         sites.append(Site(name, touched, wish.bandwidth or speed, seconds))
-    how = {"rounds": rounds, "local_epochs": local_epochs, "price": price, "buffer": buffer}
+    how = {
+        "rounds": rounds, "local_epochs": local_epochs, "price": price, "buffer": buffer,
+        "at_once": at_once,
+    }  # fmt: skip
     if wish.compression == "auto":
         chosen = choose(shapes, sites, wish.budget, **how)
     else:

@@ -76,6 +76,9 @@ class RunSettings:
     ask_again : float
         Seconds after which a silent site gets its message a second time; then after twice as
         long, and so on.
+    at_once : int
+        So many sites at most are at work at a time, the others wait for their turn; 0 for all. One
+        that was silent for `ask_again` does not count.
     dp_epsilon, dp_delta : float
         Budget of user-level differential privacy, over all that went into the model; ε of 0 for
         none (see :mod:`federation.privacy.rounds`).
@@ -117,6 +120,7 @@ class RunSettings:
     round_timeout: float = 1800.0
     quorum: float = 0.5
     ask_again: float = 120.0
+    at_once: int = 0
     dp_epsilon: float = 0.0
     dp_delta: float = 1e-6
     dp_clip: float = 1.0
@@ -165,6 +169,7 @@ class RunSettings:
             0 < self.ask_again < math.inf, "ask_again", self.ask_again,
             "use a number of seconds above 0",
         )
+        _require(self.at_once >= 0, "at_once", self.at_once, "use a number of sites, or 0 for all")
         _require(
             0 <= self.dp_epsilon < math.inf, "dp_epsilon", self.dp_epsilon, "use 0 (none) or more"
         )

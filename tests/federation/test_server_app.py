@@ -275,6 +275,29 @@ def test_a_missing_site_is_asked_when_it_comes(shop: Shop, tmp_path: Path) -> No
     assert list(read_records(tmp_path)[1]["trained"]) == ["north", "south"]
 
 
+def test_sites_take_turns_where_so_few_may_be_at_work(shop: Shop, tmp_path: Path) -> None:
+    """North, who is asked first, is silent in the first round until south has had its turn."""
+    heard = []
+
+    def silent(site: str, reply: Message) -> Message | None:
+        heard.append(site)
+        return reply if site == "south" or "south" in heard else None
+
+    start(settings_of(tmp_path / "together", shop), LocalGrid(shop.data))
+    grid = LocalGrid(shop.data, silent)
+    push, pushed = grid.push_messages, []
+
+    def pushing(messages: list[Message]) -> list[str]:
+        pushed.append(len(messages))
+        return push(messages)
+
+    grid.push_messages = pushing
+    start(settings_of(tmp_path / "turns", shop, at_once=1, ask_again=0.05), grid)
+    assert heard[0] == "north" and set(pushed) == {1}
+    assert all(record["refused"] == {} for record in read_records(tmp_path / "turns")[1:])
+    assert same(weights(tmp_path / "together/artifact"), weights(tmp_path / "turns/artifact"))
+
+
 class GridWithALostLink(LocalGrid):
     """Flower's Grid while one site's link is lost in the middle of its first task.
 
