@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from recsys.tracking import Tracker
 
 # Settings of a run that tell what it will take.
-PLANNED_BY = ("rounds", "local_epochs", "buffer", "at_once")
+PLANNED_BY = ("rounds", "local_epochs", "buffer", "at_once", "keep_moments")
 
 
 @recorded("federate")

@@ -49,7 +49,8 @@ class RunSettings:
         So many sites the robust strategies bear; 0 with others.
     keep_moments : bool
         Each site's optimizer goes on, round after round, with what it remembers of its gradients
-        (the moments of AdamW, which stay at the site), instead of beginning afresh.
+        (the moments of AdamW, which stay at the site), instead of beginning afresh. Private
+        training remembers nothing.
     by_row : bool
         Average each row of a table over the sites that touched it (FedSubAvg).
     personal : str
@@ -109,7 +110,7 @@ class RunSettings:
     buffer: int = 0
     wrong_sites: int = 0
     by_row: bool = False
-    keep_moments: bool = False
+    keep_moments: bool = True
     personal: str = "none"
     final_rate: float = 1.0
     selection: str = "share"
@@ -178,10 +179,6 @@ class RunSettings:
         _require(
             not self.dp_epsilon or self.strategy not in LOCAL_RULES, "strategy", self.strategy,
             "private training has no rule of its own at the site; use fedavg with dp_epsilon",
-        )
-        _require(
-            not self.dp_epsilon or not self.keep_moments, "keep_moments", self.keep_moments,
-            "private training keeps nothing of a round's gradients; leave it out with dp_epsilon",
         )
         _require(self.secure in SECURE, "secure", self.secure, "use none, masks or ckks")
         _require(

@@ -97,11 +97,12 @@ def test_a_broken_off_run_ends_like_an_undisturbed_one(shop: Shop, tmp_path: Pat
             raise PowerCut
         return reply
 
-    grid = LocalGrid(shop.data, cut)
+    homes = tmp_path / "homes"
+    grid = LocalGrid(shop.data, cut, homes)
     settings = settings_of(tmp_path / "broken", shop, rounds=3)
     with pytest.raises(PowerCut):
         start(settings, grid)
-    again = LocalGrid(shop.data)
+    again = LocalGrid(shop.data, homes=homes)
     start(settings, again)
     assert again.exchanges == 2
     assert same(weights(tmp_path / "whole/artifact"), weights(tmp_path / "broken/artifact"))
@@ -359,12 +360,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_later(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written(descriptor)
 
-    grid = LocalGrid(shop.data)
+    homes = tmp_path / "homes"
+    grid = LocalGrid(shop.data, homes=homes)
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
         with pytest.raises(FederationError, match="checkpoint.* cannot be written .No space left"):
             start(settings, grid)
     assert Checkpoint.load(settings.folder).number == 1
     assert not list(settings.folder.glob(".checkpoint*")), "half a file is left"
-    start(settings, LocalGrid(shop.data))
+    start(settings, LocalGrid(shop.data, homes=homes))
     assert same(weights(tmp_path / "whole/artifact"), weights(settings.folder / "artifact"))

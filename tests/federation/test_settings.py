@@ -19,7 +19,7 @@ def test_a_run_configuration_carries_all_settings() -> None:
         strategy="fedprox",
         proximal_mu=0.01,
         by_row=True,
-        keep_moments=True,
+        keep_moments=False,
         personal="*norm*,position_embedding.*",
         final_rate=0.25,
         selection="utility",
