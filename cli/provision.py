@@ -110,8 +110,9 @@ def drift(environment: Environment, progress: Progress) -> list[LayerResult]:
     Raises
     ------
     CommandError
-        The environment is not up, or its emulators are not running.
+        The environment is not up, its emulators are not running, or the account is another one.
     """
+    require_account(environment)
     if not any(resource_counts(environment).values()):
         raise CommandError(f"{environment.name} is not up: hybrid up {environment.name}.")
     require_emulators(environment)
