@@ -11,6 +11,7 @@ Formats, told apart by name and header:
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,14 @@ from recsys.data.baskets import BASKET, PRICE, QUANTITY, load_baskets, purchases
 from recsys.data.columns import EVENT, ITEM, RATING, TIME, USER
 from recsys.data.report import Report
 from recsys.data.source import local_copy
-from recsys.data.tables import SUFFIXES, data_file, read_table
+from recsys.data.tables import SUFFIXES, Table, data_file, read_table
 from recsys.errors import RecsysError
 
 STEMS = ("events", "interactions")
+# In the name of a column that tells when something was.
+TIME_WORDS = {"time", "timestamp", "date", "datetime"}
+# Seconds since 1970 that no item's number is taken for.
+MOMENTS = 10**8, 10**11
 
 
 def load_events(
@@ -95,11 +100,38 @@ def read_events(
     if not len(events):
         raise RecsysError(f"{file} holds no interactions")
     if "time" not in events.columns:
+        _refuse_overlooked_time(table)
         return events
     if report is not None:
         earlier = events.select((pl.col("time").diff().over("user") < 0).sum()).item()
         report.note("time is before that of the user's event above", earlier, "sorted")
     return events.sort("time", maintain_order=True)
+
+
+def _refuse_overlooked_time(table: Table) -> None:
+    """Refuse a table whose rows would be taken as they stand, though a column tells of times."""
+    for name, kind in table.frame.schema.items():
+        words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
+        if TIME_WORDS.intersection(words) or kind in (pl.Date, pl.Datetime):
+            raise RecsysError(
+                f"{table.file} has no column 'time', but {name!r} looks like one: rename it to "
+                "'time', or take it out where the rows are in order already"
+            )
+
+
+def _refuse_table(file: Path, rows: list[list[str]]) -> None:
+    """Refuse rows of user, item, perhaps rating, and time, which are no histories of items."""
+    if {len(row) for row in rows} in ({3}, {4}) and all(map(_is_moment, (row[-1] for row in rows))):
+        raise RecsysError(
+            f"{file} has {len(rows[0])} fields a line, the last of them a time such as "
+            f"{rows[0][-1]}, so it is a table: name the columns (user, item, time, …) in its first "
+            "line and end the file's name with .csv, or .tsv where tabs part the fields"
+        )
+
+
+def _is_moment(text: str) -> bool:
+    """Whether a field may count the seconds since 1970, to a day from 1973 to 5138."""
+    return text.isdecimal() and MOMENTS[0] <= int(text) < MOMENTS[1]
 
 
 def _read_text(file: Path) -> pl.DataFrame:
@@ -122,4 +154,5 @@ def _read_text(file: Path) -> pl.DataFrame:
         items += fields[1:]
     if not users:
         raise RecsysError(f"{file} holds no interactions")
+    _refuse_table(file, [line.split() for line in lines if line.strip()])
     return pl.DataFrame({"user": users, "item": items})

@@ -2,8 +2,8 @@
 
 `load_interactions` reads a folder written by `write_interactions` (``sequences.parquet``,
 ``items.parquet``) or events in one of the formats of `recsys.data.events`. A catalogue beside them
-(``items.csv``, .tsv, .parquet, …; see `recsys.data.catalogue`) gives the item texts, and its items
-that nobody has turned to yet belong to the vocabulary too.
+(``items.csv``, ``products.csv``, .tsv, .parquet, …; see `recsys.data.catalogue`) gives the item
+texts, and its items that nobody has turned to yet belong to the vocabulary too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from recsys.attributes import attributes_of
-from recsys.data.catalogue import load_catalogue
+from recsys.data.catalogue import STEMS, load_catalogue
 from recsys.data.events import events_file, read_events
 from recsys.data.filters import first_engagements, without_duplicates
 from recsys.data.report import Report
@@ -219,7 +219,7 @@ def interactions_of(
 
 def catalogue_beside(file: Path) -> pl.DataFrame | None:
     """The catalogue beside a file of events, as `load_catalogue` gives it; None if there is none."""
-    candidates = (file.with_name(f"items{suffix}") for suffix in SUFFIXES)
+    candidates = (file.with_name(f"{stem}{suffix}") for stem in STEMS for suffix in SUFFIXES)
     found = next((candidate for candidate in candidates if candidate.exists()), None)
     return None if found is None or found == file else load_catalogue(found)
 

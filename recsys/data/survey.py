@@ -87,7 +87,8 @@ def _survey(file: Path, shown: str) -> Survey:
         fitting = (kind for kind, columns in KINDS.items() if table.has(*columns))
         kind = next(fitting, "unknown")
         if kind == "unknown":
-            return Survey(shown, kind, {"rows": len(table.frame)}, report)
+            figures = {"rows": len(table.frame), "columns": table.columns}
+            return Survey(shown, kind, figures, report)
     look = {
         "impressions": _impressions,
         "judgments": _judgments,

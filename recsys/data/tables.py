@@ -2,7 +2,7 @@
 
 CSV, TSV and RecBole's atomic files (``.csv``, ``.tsv``, ``.inter``, ``.item``), JSON lines
 (``.jsonl``), all of these also gzipped (``.gz``), and Parquet. The first line of CSV and TSV names
-the columns. Lines without a value are skipped.
+the columns; CSV may be parted by semicolons, tabs or bars too. Lines without a value are skipped.
 
 A value that its column does not allow is, without a `Report`, an error that names file and line;
 with one, its row is left out and counted there.
@@ -28,6 +28,10 @@ from recsys.errors import RecsysError
 TAB_SEPARATED = (".tsv", ".inter", ".item")
 TEXT_FORMATS = (".csv", *TAB_SEPARATED, ".jsonl")
 SUFFIXES = (".parquet", *TEXT_FORMATS, *(f"{suffix}.gz" for suffix in TEXT_FORMATS))
+
+# Of CSV files; and of a header, which tells the separator, so many characters are looked at.
+SEPARATORS = (",", ";", "\t", "|")
+LONGEST_HEADER = 2**16
 
 # Row number in the file, from 0, kept until a row has been checked.
 ROW = "__row"
@@ -107,9 +111,14 @@ class Table:
     file: Path
     frame: pl.DataFrame
 
+    @property
+    def columns(self) -> list[str]:
+        """The file's names of its columns."""
+        return [name for name in self.frame.columns if name != ROW]
+
     def _source_of(self, column: Column) -> str | None:
         """The file's name of a column, or None where it has no such column."""
-        known = {_plain(name): name for name in reversed(self.frame.columns) if name != ROW}
+        known = {_plain(name): name for name in reversed(self.columns)}
         names = map(_plain, (column.name, *column.aliases))
         return next((known[name] for name in names if name in known), None)
 
@@ -137,9 +146,10 @@ class Table:
         sources = {column: self._source_of(column) for column in columns}
         for column, source in sources.items():
             if source is None and column.required:
-                names = ", ".join(name for name in self.frame.columns if name != ROW)
+                known = f", nor {', '.join(column.aliases)}" if column.aliases else ""
                 raise RecsysError(
-                    f"{self.file} has no column {column.name!r}; its columns are {names}"
+                    f"{self.file} has no column {column.name!r}{known}; its columns are "
+                    f"{', '.join(self.columns)}: rename the one that is meant"
                 )
         found = {column: source for column, source in sources.items() if source is not None}
         for column, source in found.items():
@@ -192,7 +202,7 @@ class Table:
         if format == ".csv":
             # A quoted field may hold line breaks, so lines are counted as the records go by.
             with _open_text(self.file) as lines:
-                records = csv.reader(lines)
+                records = csv.reader(lines, delimiter=_separator(self.file))
                 for _ in zip(range(row + 2), records, strict=False):
                     line = records.line_num
         return f"{self.file}, line {line}"
@@ -219,10 +229,12 @@ def read_table(file: Path) -> Table:
     except pl.exceptions.NoDataError:
         raise RecsysError(f"{file} is empty; its first line must name the columns") from None
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+        wrong = str(error).splitlines()[0]
+        wrong += "; save it as UTF-8" if "utf-8" in wrong else ""
         name = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines"}.get(format, "TSV")
         raise RecsysError(
             (_ragged_line(file) if format == ".csv" else None)
-            or f"{file} is not a readable {name} file: {str(error).splitlines()[0]}"
+            or f"{file} is not a readable {name} file: {wrong}"
         ) from error
     return Table(file, frame)
 
@@ -295,10 +307,26 @@ def _read_separated(file: Path, format: str) -> pl.DataFrame:
     tabs = format in TAB_SEPARATED
     # Everything is read as text: ids keep their leading zeros.
     frame = pl.read_csv(
-        file, infer_schema=False, separator="\t" if tabs else ",", quote_char=None if tabs else '"'
+        file,
+        infer_schema=False,
+        separator="\t" if tabs else _separator(file),
+        quote_char=None if tabs else '"',
     )
     blank = pl.all_horizontal(pl.exclude(ROW).is_null())
     return frame.with_row_index(ROW).filter(~blank)
+
+
+def _separator(file: Path) -> str:
+    """What parts the fields of a CSV file: that of which the header has most, a comma in doubt.
+
+    Where numbers have a decimal comma, spreadsheets write semicolons.
+    """
+    try:
+        with _open_text(file) as lines:
+            header = lines.readline(LONGEST_HEADER)
+    except (OSError, EOFError, zlib.error):
+        return ","  # what is wrong with the file, its reader says
+    return max(SEPARATORS, key=header.count)
 
 
 def _read_json_lines(file: Path) -> pl.DataFrame:
@@ -338,7 +366,7 @@ def _json_text(value: object) -> str | None:
 def _ragged_line(file: Path) -> str | None:
     try:
         with _open_text(file) as lines:
-            records = csv.reader(lines)
+            records = csv.reader(lines, delimiter=_separator(file))
             width = len(next(records, []))
             for record in records:
                 if record and len(record) != width:

@@ -71,10 +71,12 @@ def test_view_cart_and_purchase_are_one_engagement(tmp_path: Path) -> None:
         ("log.csv", "user,item,time\nu,a,5\nu,b,soon\n", "log.csv, line 3: time is 'soon'"),
         ("log.csv", "user,item,time\nu,a,nan\n", "log.csv, line 2: time is 'nan'"),
         ("log.csv", "user,item\nu,a\nu,b,c\n", "log.csv, line 3: 3 fields, the header has 2"),
-        ("log.csv", "user,product\nu,a\n", "no column 'item'; its columns are user, product"),
+        ("log.csv", "user,product\nu,a\n", "no column 'item', nor item_id, product_id, movie"),
         ("log.csv", "", "log.csv is empty"),
         ("log.csv", "user,item\n", "holds no interactions"),
         ("log.txt", "1 2 3\n4\n", "log.txt, line 2: '4' has a user but no item"),
+        ("u.txt", "1\t5\t3\t881250949\n2\t6\t1\t881250950\n", "u.txt has 4 fields a line"),
+        ("log.csv", "user,item,eventDate\n1,2,3\n", "no column 'time', but 'eventDate' looks"),
         ("log.parquet", "not parquet", "log.parquet is not a readable Parquet file"),
     ],
 )

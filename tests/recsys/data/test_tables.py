@@ -112,7 +112,7 @@ def test_times_become_seconds(tmp_path: Path, times: list[str], seconds: list[fl
         ("a.jsonl", '{"user": "u"\n', "a.jsonl, line 1: it is not a JSON object"),
         ("a.jsonl", "\n", "a.jsonl is empty"),
         ("a.csv.gz", "", "a.csv.gz is empty"),
-        ("a.csv", "user,rating\nu,3\n", "has no column 'item'; its columns are user, rating"),
+        ("a.csv", "user,rating\nu,3\n", "; its columns are user, rating: rename the one that is meant"),
         ("a.xlsx", "", "a.xlsx is of no known format: use .parquet, .csv"),
     ],
 )
@@ -122,6 +122,26 @@ def test_what_is_wrong_is_named_with_file_and_line(
     with pytest.raises(RecsysError) as error:
         read_table(write(tmp_path / name, text)).load(COLUMNS)
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_csv_may_be_parted_by_other_marks(tmp_path: Path, mark: str) -> None:
+    rows = [["user", "item", "rating"], ["u", '"a, b"', "3"], ["v", "c", "4"]]
+    text = "".join(mark.join(row) + "\n" for row in rows)
+    file = write(tmp_path / "a.csv", text)
+    assert read_table(file).load(COLUMNS).rows() == [("u", "a, b", 3.0), ("v", "c", 4.0)]
+    file = write(tmp_path / "a.csv", text.replace("v", '"v\nw"').replace("4", "x"))
+    with pytest.raises(RecsysError, match="a.csv, line 4: rating is 'x'"):
+        read_table(file).load(COLUMNS)
+    file = write(tmp_path / "a.csv", text + mark.join("abcd"))
+    with pytest.raises(RecsysError, match="a.csv, line 4: 4 fields, the header has 3"):
+        read_table(file)
+
+
+def test_another_encoding_than_utf_8_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("user,item,rating\nü,i,3\n".encode("latin-1"))
+    with pytest.raises(RecsysError, match="a.csv is not a readable CSV file.*; save it as UTF-8"):
+        read_table(tmp_path / "a.csv")
 
 
 def test_a_damaged_gzip_is_not_readable(tmp_path: Path) -> None:
