@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.application import Progress
@@ -19,6 +20,7 @@ from cli.learning import (
 if TYPE_CHECKING:
     from recsys.artifact import LoadedModel
     from recsys.data.interactions import Interactions
+    from recsys.data.split import TimeSplit
     from recsys.evaluate import Rankings
     from recsys.report import Comparison, Report
 
@@ -52,23 +54,31 @@ def evaluate(
     Parameters
     ----------
     data
-        `synthetic` or a path; None for the data that the model was trained on.
+        `synthetic`, a path, or a folder with a time split; None for the data that the model was
+        trained on.
 
     Raises
     ------
     RecsysError
         The data hold items that the model was not made for, or nobody to evaluate.
     """
+    from recsys.data.split import is_time_split, load_time_split
     from recsys.report import report
 
     store = environment_store(environment)
     digest = store.resolve(reference)
     source = lineage_of(store, digest, "data")
     address = data or source["address"]
-    interactions = load_data(environment, address)
-    rankings = _rank(load_stored(store, digest), interactions, k, progress)
-    as_trained = interactions.fingerprint() == source["fingerprint"]
-    return Evaluated(digest, address, as_trained, report(rankings))
+    model = load_stored(store, digest)
+    if is_time_split(Path(address)):
+        cut = load_time_split(Path(address))
+        fingerprint = cut.train.fingerprint()
+        rankings = _rank_after(model, cut, k, progress)
+    else:
+        interactions = load_data(environment, address)
+        fingerprint = interactions.fingerprint()
+        rankings = _rank(model, interactions, k, progress)
+    return Evaluated(digest, address, fingerprint == source["fingerprint"], report(rankings))
 
 
 def compare(
@@ -108,6 +118,18 @@ def _rank(loaded: LoadedModel, interactions: Interactions, k: int, progress: Pro
 
     known = with_vocabulary(interactions, loaded.items)
     return rank(loaded.model, known, leave_one_out(known), part="test", k=k, progress=progress)
+
+
+def _rank_after(loaded: LoadedModel, cut: TimeSplit, k: int, progress: Progress) -> Rankings:
+    """Of each user's first event in the test part, after all of theirs before it."""
+    from recsys.data.split import PARTS, first_after
+    from recsys.data.vocabulary import with_vocabulary
+    from recsys.evaluate import rank
+
+    known = {part: with_vocabulary(getattr(cut, part), loaded.items) for part in PARTS}
+    cut = replace(cut, **known)
+    interactions, split = first_after(cut.whole(), cut, "test")
+    return rank(loaded.model, interactions, split, part="test", k=k, progress=progress)
 
 
 class NotComparable(CommandError):

@@ -139,23 +139,25 @@ def split(
     and /test.
 
     DATE is ISO 8601, in UTC. Training and evaluation leave out each user's last two events by
-    themselves; this is for the question how a model does on what came later.
+    themselves; this is for the question how a model does on what came later: train it on
+    TARGET/train, then `hybrid evaluate --data TARGET` asks it for each user's first event in
+    TARGET/test.
     """
     from dataclasses import asdict
 
     from model_store import residency
     from recsys.data.interactions import load_interactions, write_interactions
-    from recsys.data.split import time_split
+    from recsys.data.split import PARTS, time_split
     from recsys.data.statistics import statistics
 
-    for name in ("train", "validation", "test"):
+    for name in PARTS:
         _require_own(target / name)
     parts = time_split(
         load_interactions(path, endpoint=endpoint),
         validation_from=_moment("--validation-from", validation_from),
         test_from=_moment("--test-from", test_from),
     )
-    written = {name: getattr(parts, name) for name in ("train", "validation", "test")}
+    written = {name: getattr(parts, name) for name in PARTS}
     for name, interactions in written.items():
         residency.carry(path, target / name)
         write_interactions(interactions, target / name)

@@ -10,7 +10,8 @@ from cli.options import environment_option, json_option
 
 @click.command()
 @click.argument("model", default="candidate")
-@click.option("--data", help="`synthetic` or a path; default: what the model was trained on.")
+@click.option("--data", help="`synthetic`, a path, or a folder of `hybrid data split`; default: "
+              "what the model was trained on.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Length of a list.")
 @environment_option
 @json_option
@@ -22,6 +23,9 @@ def evaluate(
 
     MODEL is a channel, a digest or its first digits. The figures stand with and without the items
     of the user's history left out; in brackets, the 95 % interval of a bootstrap over users.
+
+    The test split is each user's last event; of a folder of `hybrid data split`, each user's first
+    event after the cut, with all before it as history.
     """
     from dataclasses import asdict
 

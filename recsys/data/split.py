@@ -8,13 +8,17 @@ Exploring data splitting strategies for the evaluation of recommendation models,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from recsys.data.interactions import Interactions
+from recsys.data.interactions import Interactions, load_interactions
 from recsys.errors import RecsysError
+
+# Of a time split, in order: the folders in which it is written.
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,18 @@ class TimeSplit:
     validation_from: float
     test_from: float
 
+    def whole(self) -> Interactions:
+        """All events, those of each user in order."""
+        parts = [getattr(self, part) for part in PARTS]
+        owner = [np.repeat(np.arange(len(part.users)), np.diff(part.offsets)) for part in parts]
+        order = np.argsort(np.concatenate(owner), kind="stable")
+        return replace(
+            self.train,
+            offsets=sum(part.offsets for part in parts),
+            sequence=np.concatenate([part.sequence for part in parts])[order],
+            times=np.concatenate([part.times for part in parts])[order],
+        )
+
     def unseen_items(self, part: Literal["validation", "test"]) -> np.ndarray:
         """Indices of items that occur in a part but not in training: cold for a model of ids."""
         held_out = self.validation if part == "validation" else self.test
@@ -129,7 +145,7 @@ def time_split(
         validation_from=validation_from,
         test_from=test_from,
     )
-    for part in ("train", "validation", "test"):
+    for part in PARTS:
         if not len(getattr(split, part).sequence):
             raise RecsysError(
                 f"no event falls into {part}: the times go from {_date(ordered[0])} to "
@@ -137,6 +153,32 @@ def time_split(
                 f"test at {_date(test_from)} (UTC)"
             )
     return split
+
+
+def is_time_split(folder: Path) -> bool:
+    """Whether a folder holds the three parts of a time split, each as `write_interactions` leaves
+    it."""
+    return all((folder / part / "sequences.parquet").exists() for part in PARTS)
+
+
+def load_time_split(folder: Path) -> TimeSplit:
+    """Read the parts of a time split; its moments are those of the first event in each.
+
+    Raises
+    ------
+    RecsysError
+        When a part cannot be read or has no event or times, or they are not of one split.
+    """
+    parts = [load_interactions(folder / part) for part in PARTS]
+    for name, part in zip(PARTS, parts, strict=True):
+        if part.times is None or not len(part.times):
+            raise RecsysError(f"{folder / name} has no event with a time; split the data again")
+        if (part.users, part.items) != (parts[0].users, parts[0].items):
+            raise RecsysError(
+                f"{folder / name} has other users or items than {folder / PARTS[0]}: they are not "
+                "of one split; split the data again"
+            )
+    return TimeSplit(*parts, *(float(part.times.min()) for part in parts[1:]))
 
 
 def first_after(

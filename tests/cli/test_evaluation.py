@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,17 @@ def test_other_data_than_the_models_own_is_said(home, shop, capsys, tmp_path) ->
     code, text, error = ends(capsys, "evaluate", digest, "--data", str(tmp_path / "some.txt"))
     assert code == 0 and "test, 40 users" in text
     assert "some.txt is not what the model was trained on" in error
+
+
+def test_of_a_time_split_the_first_event_after_the_cut_is_asked_for(home, shop, capsys, tmp_path) -> None:
+    assert ends(capsys, "data", "split", str(shop), str(tmp_path / "cut"))[0] == 0
+    digest = stored(home, tmp_path / "cut" / "train", seed=0)
+    code, text, error = ends(capsys, "evaluate", digest, "--data", str(tmp_path / "cut"), "--json")
+    answer = json.loads(text)
+    assert code == 0 and answer["as_trained"] is True and "was trained on" not in error
+    before, test = (load_interactions(tmp_path / "cut" / part) for part in ("train", "test"))
+    both = (np.diff(before.offsets) > 0) & (np.diff(test.offsets) > 0)
+    assert answer["report"]["whole"]["users"] == both.sum() > 0
 
 
 def test_data_with_items_that_the_model_does_not_know_is_refused(

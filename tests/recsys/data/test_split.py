@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.data.interactions import Interactions
-from recsys.data.split import first_after, leave_one_out, time_split
+from recsys.data.interactions import Interactions, write_interactions
+from recsys.data.split import (
+    PARTS,
+    first_after,
+    is_time_split,
+    leave_one_out,
+    load_time_split,
+    time_split,
+)
 from recsys.errors import RecsysError
 
 # A user is a list of (item, time); times are few, so that many events fall on a cut.
@@ -102,6 +111,26 @@ def test_the_first_event_after_the_cut_is_predicted_from_those_before(histories,
         assert evaluation.test_target[user] == (after[0] if evaluated else -1)
     assert (evaluation.validation_target == -1).all()
     assert evaluation.train is split.train and (split.train.times < 3).all()
+
+
+def test_a_written_time_split_is_read_back_and_is_whole_again(tmp_path: Path) -> None:
+    interactions = interactions_of([[(0, 1), (1, 4), (2, 8)], [(3, 9), (3, 2)], [(4, 5)], []])
+    split = time_split(interactions, validation_from=3.0, test_from=6.0)
+    assert not is_time_split(tmp_path)
+    for part in PARTS:
+        write_interactions(getattr(split, part), tmp_path / part)
+    assert is_time_split(tmp_path)
+    read = load_time_split(tmp_path)
+    for part in PARTS:
+        assert_same(getattr(read, part), getattr(split, part))
+    assert_same(read.whole(), interactions)
+    assert (read.validation_from, read.test_from) == (4.0, 8.0), "of the first events after"
+    write_interactions(split.test.select([0]), tmp_path / "test")
+    with pytest.raises(RecsysError, match="test has other users or items than .*train"):
+        load_time_split(tmp_path)
+    write_interactions(split.test.select([2]), tmp_path / "test")
+    with pytest.raises(RecsysError, match="test has no event with a time; split the data again"):
+        load_time_split(tmp_path)
 
 
 def test_by_default_the_latest_tenth_is_the_test() -> None:
