@@ -52,6 +52,26 @@ def _sum_of_bags(table: Tensor, members: Tensor, offsets: Tensor, weights: Tenso
     )
 
 
+def _of_items(
+    items: Tensor, bags: tuple[Tensor, ...], transposed: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Both layouts of some of the items, in the same order."""
+    members, bounds, weights = bags
+    lengths = bounds.diff()[items]
+    own_bounds = F.pad(lengths.cumsum(0), (1, 0))
+    shift = (bounds[items] - own_bounds[:-1]).repeat_interleave(lengths)
+    places = torch.arange(len(shift), device=shift.device) + shift
+    owners, owner_offsets, owner_weights = transposed
+    row_of = owners.new_full((len(bounds) - 1,), -1)
+    row_of[items] = torch.arange(len(items), device=items.device)
+    rows = row_of[owners]
+    kept = (rows >= 0).nonzero()[:, 0]
+    return (
+        (members[places], own_bounds, weights[places]),
+        (rows[kept], torch.searchsorted(kept, owner_offsets), owner_weights[kept]),
+    )
+
+
 class BagTower(nn.Module):
     """A vector for each item's bag: the sum of its features' embeddings, at unit scale.
 
@@ -110,8 +130,15 @@ class BagTower(nn.Module):
         self.offsets = torch.cat([self.offsets, later])
         self.index()
 
-    def forward(self) -> Tensor:
-        """float[items, d] of the items laid out; zero for an item without features."""
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """float[items, d] of the items laid out; zero for an item without features.
+
+        Parameters
+        ----------
+        items
+            int64[n]: only these of them, sorted, none twice. Their vectors and gradients are those
+            that they have among all, and so is what is left out.
+        """
         weights, owner_weights = self.weights, self.owner_weights
         if self.training and self.dropout:
             # Drawn for all items, so that the processes of a sharded table agree on each member.
@@ -120,6 +147,8 @@ class BagTower(nn.Module):
             owner_weights = weights[self.by_feature]
         bags = (self.members, self.bounds, weights)
         transposed = (self.owners, self.owner_offsets, owner_weights)
+        if items is not None:
+            bags, transposed = _of_items(items, bags, transposed)
         return _SumOfBags.apply(self.embedding.weight, bags, transposed)
 
     def embed(self, features: Tensor, offsets: Tensor) -> Tensor:

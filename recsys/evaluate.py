@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from recsys.loop import Progress
 
 CUTOFF = 10
+# Scores of a batch of users in memory: 64 MiB, several times, as they are compared.
+MOST_SCORES = 2**24
+# Behind the name of a figure for which the items of the history compete too.
+UNMASKED = " unmasked"
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def evaluate(
     interactions, split
         All events, and their `leave_one_out`.
     batch
-        Users scored at a time; float[batch, items] is held in memory.
+        Users scored at a time; fewer where the catalogue is large (`MOST_SCORES`).
 
     Returns
     -------
@@ -110,13 +114,7 @@ def evaluate(
     """
     training = model.training
     model.eval()
-    figures = _evaluate(
-        lambda histories: model.scores(model.encode(histories), histories),
-        interactions,
-        split,
-        part,
-        batch,
-    )
+    figures = _evaluate(model.scorer(), interactions, split, part, batch)
     model.train(training)
     return figures
 
@@ -153,9 +151,9 @@ def rank(
     model.eval()
     rankings: list[tuple[Ranking, Ranking]] = []
     users, targets, events_before = [], [], []
-    evaluated = evaluated_users(split, part)
+    evaluated, score = evaluated_users(split, part), model.scorer()
     for chosen, wanted, histories in _batches(evaluated, interactions, split, part, batch):
-        scores = model.scores(model.encode(histories), histories).cpu()
+        scores = score(histories).cpu()
         if not scores.isfinite().all():
             raise RecsysError(
                 "the model's scores are not finite, so it ranks nothing: it has diverged; "
@@ -236,6 +234,18 @@ def _evaluate(
     return _metrics(masked, unmasked)
 
 
+def deciding_figure(interactions: Interactions, split: Split) -> str:
+    """Which figure of `evaluate` tells a better model from a worse one on these data.
+
+    The items of the history are left out of the ranking, but where most held-out items (of the
+    validation) are among them: of people who come back for what they had, that figure would see
+    hardly any.
+    """
+    users = evaluated_users(split, "validation")
+    had = [split.validation_target[user] in interactions.of(user)[:-2] for user in users]
+    return f"NDCG@{CUTOFF}{UNMASKED if 2 * sum(had) > len(users) else ''}"
+
+
 def _targets(split: Split, part: str) -> np.ndarray:
     return split.validation_target if part == "validation" else split.test_target
 
@@ -260,6 +270,7 @@ def _batches(
     """Indices of the users, their targets int64[B] and the events before them."""
     targets = _targets(split, part)
     held_out = 2 if part == "validation" else 1
+    batch = max(1, min(batch, MOST_SCORES // len(interactions.items)))
     for start in range(0, len(users), batch):
         chosen = users[start : start + batch]
         histories = [interactions.of(user)[:-held_out] for user in chosen]
@@ -283,7 +294,8 @@ def _ranks(scores: Tensor, targets: Tensor, histories: list[np.ndarray]) -> tupl
     above = (~(scores[rows, columns] < at_target[rows, 0])).to(torch.int64)
     masked = unmasked - torch.zeros_like(unmasked).index_add_(0, rows, above)
     repeated = rows[columns == targets[rows]]
-    masked[repeated] = scores.shape[1]
+    # Below every cut-off, however few items there are.
+    masked[repeated] = torch.iinfo(masked.dtype).max
     return masked, unmasked
 
 
@@ -294,7 +306,7 @@ def _events(split: Split) -> np.ndarray:
 
 def _metrics(masked: Tensor, unmasked: Tensor) -> dict[str, float]:
     figures: dict[str, float] = {}
-    for ranks, suffix in ((masked, ""), (unmasked, " unmasked")):
+    for ranks, suffix in ((masked, ""), (unmasked, UNMASKED)):
         hit = ranks < CUTOFF
         gain = torch.where(hit, 1 / torch.log2(ranks.double() + 2), 0.0)
         figures[f"HR@{CUTOFF}{suffix}"] = hit.double().mean().item()

@@ -9,7 +9,8 @@ histories, on the way in and on the way out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +28,36 @@ from recsys.text import hash_texts
 # An optimizer that moves every weight by about its rate a step would need many epochs to bring one
 # number to where it matters.
 SEEN_BIAS_SCALE = 40.0
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Some rows of an item table, used as the whole would be where no others are asked for.
+
+    ``table[indices]`` looks rows up by their index in the whole, ``table[:n]`` is a table of the
+    first `n`.
+
+    Attributes
+    ----------
+    rows
+        float[n, d].
+    indices
+        int64[n], sorted: which rows they are.
+    count
+        Rows of the whole table.
+    """
+
+    rows: Tensor
+    indices: Tensor
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, which: slice | Tensor) -> TableRows | Tensor:
+        if isinstance(which, slice):
+            return replace(self, count=which.stop)
+        return F.embedding(torch.searchsorted(self.indices, which), self.rows)
 
 
 class Block(nn.Module):
@@ -141,16 +172,25 @@ class SequentialRecommender(nn.Module):
         """Those that give each item a vector beside its embedding."""
         return [tower for tower in (self.text_tower, self.neighbour_tower) if tower is not None]
 
-    def input_table(self) -> Tensor:
-        """float[items + 1, d]: what the transformer reads for each item and for the mask."""
+    def input_table(self, wanted: Tensor | None = None) -> Tensor | TableRows:
+        """float[items + 1, d]: what the transformer reads for each item and for the mask.
+
+        Given the items int64[...] of which alone the rows are wanted, only those are made.
+        """
         table = self.item_embedding.weight
+        if wanted is not None:
+            indices = wanted.unique()
+            rows = F.embedding(indices, table)
+            for tower in self.towers:
+                rows = rows + tower(indices)
+            return TableRows(rows, indices, len(table))
         for tower in self.towers:
             table = table + F.pad(tower(), (0, 0, 0, 1))
         return table
 
-    def look_up(self, items: Tensor, table: Tensor) -> Tensor:
+    def look_up(self, items: Tensor, table: Tensor | TableRows) -> Tensor:
         """float[events, d] of int64[events] in an `input_table`."""
-        return F.embedding(items, table)
+        return table[items] if isinstance(table, TableRows) else F.embedding(items, table)
 
     def forward(
         self, packed: Packed, *, causal: bool = True, table: Tensor | None = None
@@ -173,13 +213,29 @@ class SequentialRecommender(nn.Module):
                     x = block(x, packed.groups, causal)
         return self.norm(x)
 
-    def encode(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
+    def scorer(self) -> Callable[[Sequence[Sequence[int] | np.ndarray]], Tensor]:
+        """A function that gives the `scores` float[B, items] of B histories, `encode`d.
+
+        The items' vectors are made once, here: for who asks it often and changes no weight between.
+        """
+        table = self.input_table()
+
+        def scores(histories: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
+            return self.scores(self.encode(histories, table), histories, table)
+
+        return scores
+
+    def encode(
+        self, sequences: Sequence[Sequence[int] | np.ndarray], table: Tensor | None = None
+    ) -> Tensor:
         """State of each user after their history.
 
         Parameters
         ----------
         sequences
             Item indices, oldest first; only the latest `length` of each count.
+        table
+            The `input_table`, of who has it at hand.
 
         Returns
         -------
@@ -207,7 +263,7 @@ class SequentialRecommender(nn.Module):
             )
         order = np.argsort(lengths, kind="stable")
         packed, _ = pack(Windows(flat, np.cumsum(lengths) - lengths, lengths), order)
-        states = self(packed)[packed.last]
+        states = self(packed, table=table)[packed.last]
         return states[torch.from_numpy(np.argsort(order))]
 
     def folded(self) -> SequentialRecommender:
@@ -253,19 +309,23 @@ class SequentialRecommender(nn.Module):
         return model
 
     def scores(
-        self, state: Tensor, histories: Sequence[Sequence[int] | np.ndarray] | None = None
+        self,
+        state: Tensor,
+        histories: Sequence[Sequence[int] | np.ndarray] | None = None,
+        table: Tensor | None = None,
     ) -> Tensor:
         """float[B, items] of states float[B, d]; higher is more likely to be next.
 
-        Given the B histories, the scores count what it means to have had an item before.
+        Given the B histories, the scores count what it means to have had an item before. `table`
+        is the `input_table`, of who has it at hand.
         """
-        scores = self.similarities(state)
+        scores = self.similarities(state, self.input_table() if table is None else table)
         if histories is not None and len(histories):
             seen = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
             rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
             scores[rows, np.concatenate(seen)] += self.seen_bias
         return scores
 
-    def similarities(self, state: Tensor) -> Tensor:
-        """float[B, items] of states float[B, d], whatever the users have had."""
-        return state @ self.output_table.T
+    def similarities(self, state: Tensor, table: Tensor) -> Tensor:
+        """float[B, items] of states float[B, d] and the `input_table`, whatever users have had."""
+        return state @ table[: self.items].T

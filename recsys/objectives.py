@@ -85,16 +85,19 @@ class NextItem:
         places: np.ndarray,
         generator: np.random.Generator,
     ) -> tuple[Tensor, int]:
-        inputs = model.input_table()
-        states, table = model(packed, table=inputs), inputs[: model.items]
         events, targets = self._predictions(places)
+        targets = torch.from_numpy(targets).long().to(model.device)
+        negatives = wanted = None
+        if self.loss != "softmax":
+            negatives = self.sampler.draw(self.recipe.negatives, generator).to(model.device)
+            wanted = torch.cat([packed.items.to(model.device), targets, negatives])
+        inputs = model.input_table(wanted)
+        states, table = model(packed, table=inputs), inputs[: model.items]
         rows, items = (part.to(states.device) for part in seen(packed, events))
         states = states[torch.from_numpy(events).to(states.device)]
-        targets = torch.from_numpy(targets).long().to(states.device)
         bias = {"bias": model.seen_bias, "biased": (rows, items)}
-        if self.loss == "softmax":
+        if negatives is None:
             return chunked_cross_entropy(states, table, targets, **bias), len(targets)
-        negatives = self.sampler.draw(self.recipe.negatives, generator).to(states.device)
         if self.loss == "sampled":
             chance = self.sampler.log_chance.to(states.device)
             loss = sampled_softmax(states, table, targets, negatives, chance, **bias)

@@ -56,8 +56,11 @@ class ShardedRecommender(SequentialRecommender):
         for tower in self.towers:
             tower.index(first, end)
 
-    def input_table(self) -> ShardedTable:
-        """This process's rows of what the transformer reads for each item and for the mask."""
+    def input_table(self, wanted: Tensor | None = None) -> ShardedTable:
+        """This process's rows of what the transformer reads for each item and for the mask.
+
+        All are made, whichever are wanted here: other processes may want them.
+        """
         table = self.item_embedding.table()
         for tower in self.towers:
             vectors = tower()
@@ -69,9 +72,9 @@ class ShardedRecommender(SequentialRecommender):
         """float[events, d] of int64[events]; each process may ask for other rows."""
         return table[items]
 
-    def similarities(self, state: Tensor) -> Tensor:
+    def similarities(self, state: Tensor, table: ShardedTable) -> Tensor:
         """float[B, items] of states float[B, d]; B must be the same in all processes."""
-        return self.output_table.scores(state)
+        return table[: self.items].scores(state)
 
 
 class ShardedEmbedding(nn.Module):

@@ -36,6 +36,10 @@ class Runtime(nn.Module):
         super().__init__()
         self.ranker = ranker
 
+    def scorer(self) -> Callable[[Sequence[History]], Tensor]:
+        """As that of a model."""
+        return lambda histories: self.scores(self.encode(histories), histories)
+
     def encode(self, histories: Sequence[History]) -> Tensor:
         """float[B, d]"""
         return torch.from_numpy(self.ranker.encode(histories))

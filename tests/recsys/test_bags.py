@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from recsys.bags import Bags, BagTower
@@ -57,6 +58,28 @@ def test_what_is_dropped_gets_no_gradient() -> None:
     alone = torch.where(torch.tensor(kept), 2.0, 0.0) * tower.embedding.weight[5]
     torch.testing.assert_close(vectors[3], alone)
     assert not gradient[[1, 2, 4, 6, 7, 8, 10, 11]].any()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_some_of_the_items_alone_are_what_they_are_among_all(dropout: float) -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 9, 40)
+    features = [np.sort(random.choice(30, size, replace=False)) for size in lengths]
+    bags = Bags(
+        np.concatenate(features).astype(np.int32), np.cumsum([0, *lengths]).astype(np.int64), 30
+    )
+    torch.manual_seed(0)
+    tower = BagTower(bags, 8, dropout).train()
+    items = torch.tensor([0, 3, 4, 17, 38, 39])
+    given, gradients = [], []
+    for chosen in (items, None):
+        torch.manual_seed(1)
+        vectors = tower(chosen) if chosen is not None else tower()[items]
+        (vectors * torch.arange(48.0).reshape(6, 8)).sum().backward()
+        given.append(vectors.detach())
+        gradients.append(tower.embedding.weight.grad)
+        tower.embedding.weight.grad = None
+    assert torch.equal(*given) and torch.equal(*gradients) and gradients[0].any()
 
 
 def test_a_stretch_of_the_items_drops_what_the_whole_drops() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from recsys.errors import RecsysError
 from recsys.evaluate import evaluate, popularity, rank
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from recsys.text import hash_texts
 
 ITEMS = 25
 
@@ -71,6 +73,32 @@ def test_popularity_ranks_by_training_events_and_ties_count_against_it() -> None
     assert figures["HR@10 unmasked"] == 0.5
     # Masked, item 20 and item 9 were had before: nobody would be shown them.
     assert figures["HR@10"] == 0.0
+
+
+def test_what_was_left_out_is_missed_in_a_catalogue_shorter_than_the_list_too() -> None:
+    histories = [[0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 2]]
+    interactions = dataclasses.replace(interactions_of(histories), items=list("abc"))
+    figures = popularity(interactions, leave_one_out(interactions), part="test")
+    # Two of three targets were had before; the third is the only item that is left.
+    assert figures["HR@10"] == figures["NDCG@10"] == pytest.approx(1 / 3)
+    assert figures["HR@10 unmasked"] == 1.0
+
+
+def test_of_a_large_catalogue_few_users_are_scored_at_a_time(
+    shop: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(dimension=8, blocks=1, heads=1)
+    model = SequentialRecommender(len(shop.items), recipe, hash_texts(shop.item_text, 64))
+    split, sizes, towers = leave_one_out(shop), [], []
+    model.register_forward_hook(lambda _, given, states: sizes.append(len(given[0].groups)))
+    model.text_tower.register_forward_hook(lambda *_: towers.append(1))
+    whole = evaluate(model, shop, split, part="test")
+    assert len(sizes) == len(towers) == 1
+    monkeypatch.setattr("recsys.evaluate.MOST_SCORES", 10 * len(shop.items))
+    assert evaluate(model, shop, split, part="test") == pytest.approx(whole)
+    assert len(sizes) == 1 + 30 and len(towers) == 2, "the items' texts are read once"
+    monkeypatch.setattr("recsys.evaluate.MOST_SCORES", 1)
+    assert evaluate(model, shop.select([0]), leave_one_out(shop.select([0])), part="test")
 
 
 def test_evaluation_leaves_the_model_in_its_mode(shop: Interactions) -> None:

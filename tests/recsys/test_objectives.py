@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from recsys.data.interactions import Interactions
 from recsys.errors import RecsysError
 from recsys.model import SequentialRecommender
+from recsys.neighbours import neighbours
 from recsys.objectives import (
     Contrastive,
     MaskedItem,
@@ -241,6 +242,32 @@ def test_whether_people_come_back_is_learnt(shop: Interactions) -> None:
         train(NextItem(data, RECIPE), model)
         biases[name] = model.seen_bias.item()
     assert biases["once"] < -1 < 0 < biases["again"]
+
+
+@pytest.mark.parametrize("loss", ["sampled", "gbce"])
+@pytest.mark.parametrize("texts", [True, False])
+def test_a_loss_that_looks_at_few_items_is_as_if_all_had_got_their_vectors(
+    loss: str, texts: bool, shop: Interactions
+) -> None:
+    class OfAll(SequentialRecommender):
+        def input_table(self, wanted: torch.Tensor | None = None) -> torch.Tensor:
+            return super().input_table()
+
+    data = shop if texts else replace(shop, item_text=None)
+    recipe = replace(RECIPE, loss=loss, dropout=0.2)
+    bags = hash_texts(shop.item_text, 256), None
+    objective = NextItem(data, recipe)
+    packed, places = first_batch(objective.windows, 30)
+    found = []
+    for kind in (SequentialRecommender, OfAll):
+        torch.manual_seed(0)
+        model = kind(60, recipe, *(bags if texts else (None, neighbours(data)))).train()
+        torch.manual_seed(1)
+        value, _ = objective(model, packed, places, np.random.default_rng(0))
+        value.backward()
+        found.append([value.detach(), *(weight.grad for weight in model.parameters())])
+    for few, all_items in zip(*found, strict=True):
+        torch.testing.assert_close(few, all_items, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled", "gbce"])

@@ -38,10 +38,10 @@ def reference(case: SimpleNamespace, user: int) -> tuple[dict[str, torch.Tensor]
     class Model:
         """The model, with its items' vectors and its bias as variables of their own."""
 
-        items = case.model.items
+        items, device = case.model.items, case.model.device
         seen_bias = bias
 
-        def input_table(self):
+        def input_table(self, wanted=None):
             return table
 
         def __call__(self, packed, table):
