@@ -36,7 +36,8 @@ def accelerate(
     Parameters
     ----------
     most_loss
-        NDCG@10 (test) that the result may lose, as a difference.
+        NDCG@10 (test) that the result may lose, as a difference; of the form that decides on the
+        data (`recsys.evaluate.deciding_figure`).
     """
     from recsys.accelerate.job import accelerate as accelerate_model
 

@@ -32,7 +32,7 @@ def judge(comparison: Comparison) -> Verdict:
         By :func:`recsys.report.compare`, production first: differences are the model's less
         production's.
     """
-    found = comparison.masked[comparison.metric]
+    found = comparison.deciding
     figures = (
         f"{comparison.metric} {found.second:.4f} against {found.first:.4f} in production on the "
         f"same {comparison.users} users: {found.difference:+.4f} "

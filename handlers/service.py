@@ -41,7 +41,7 @@ class Service:
         from handlers.kinds import kind_in
         from handlers.meter import Meter
         from handlers.openapi import openapi_document
-        from handlers.tokens import open_tokens
+        from handlers.posters import open_posters
         from handlers.replies import answers_of
         from handlers.stopwatch import Stopwatch
         from handlers.tracing import open_tracer
@@ -61,7 +61,7 @@ class Service:
         for _ in range(WARM_UP):
             answers_of(self.model, [example], Stopwatch())
         self.tracer = open_tracer(self.kind.name, self.digest)
-        self.tokens = open_tokens()
+        self.posters = open_posters()
         self.meter = Meter(self.kind.name, self.digest)
         self.observer = observer_of(self.model, folder / "artifact")
         if self.observer:
@@ -72,6 +72,7 @@ class Service:
         """Answer a batch of requests, in their order."""
         from handlers.errors import Refused
         from handlers.replies import accepted, answers_of
+        from handlers.requests import EventsRequest
         from handlers.stopwatch import Stopwatch
         from handlers.tracing import Origin
 
@@ -86,14 +87,12 @@ class Service:
                     continue
                 body = row.get("body", row.get("data"))
                 try:
-                    good[place] = accepted(
-                        self.kind,
-                        body,
-                        self.digest,
-                        origins[place].request_id,
-                        self.tokens,
-                        origins[place].authorization,
+                    request = accepted(
+                        self.kind, body, self.digest, origins[place].request_id
                     )
+                    if self.posters and isinstance(request, EventsRequest):
+                        self.posters.require(request.user, origins[place].authorization)
+                    good[place] = request
                 except Refused as error:
                     answers[place] = error
         found = answers_of(

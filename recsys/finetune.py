@@ -10,7 +10,7 @@ from recsys.data.interactions import Interactions
 from recsys.data.split import Split
 from recsys.drift import ControlVariates
 from recsys.errors import RecsysError
-from recsys.evaluate import evaluate, evaluated_users
+from recsys.evaluate import deciding_figure, evaluate
 from recsys.loop import (
     Log,
     Moments,
@@ -41,8 +41,7 @@ def finetune(
 ) -> int:
     """Train until validation NDCG@10 stops rising; leaves the best epoch's weights in `model`.
 
-    The items of the history are left out of the ranking, but where most held-out items are among
-    them: of people who come back for what they had, that figure would see hardly any.
+    Which of its forms counts, `recsys.evaluate.deciding_figure` tells.
 
     Checkpoints are written within epochs and after each. Called again on the same data and recipe,
     training goes on after the last one, and ends with the weights of an undisturbed run.
@@ -57,7 +56,7 @@ def finetune(
     average = running_average(model, recipe, objective.windows)
     training = Training(model, objective, recipe, Stage.FINETUNE, checkpoint, schedule, average)
     # In the checkpoint beside the weights: what the best epoch was, and its weights.
-    best, figure = training.notes, _deciding_figure(interactions, split)
+    best, figure = training.notes, deciding_figure(interactions, split)
     if not best:
         best |= {figure: -1.0, "epoch": 0, "weights": weights_of(model)}
 
@@ -78,24 +77,6 @@ def finetune(
     return training.epoch
 
 
-def _deciding_figure(interactions: Interactions, split: Split) -> str:
-    """Which figure of `evaluate` tells one epoch from another on these data."""
-    users = evaluated_users(split, "validation")
-    had = [split.validation_target[user] in interactions.of(user)[:-2] for user in users]
-    return "NDCG@10 unmasked" if 2 * sum(had) > len(users) else "NDCG@10"
-
-
-def fewest_steps(epochs: int, keep_moments: bool) -> int:
-    """Steps of an epoch, or more, for a site that trains so many over all rounds.
-
-    An optimizer that goes on needs as many in all as one that trains in one place: larger steps are
-    less noisy, and fewer teach too little.
-    """
-    if not keep_moments:
-        return FEWEST_STEPS
-    return min(FEWEST_STEPS, max(FEWEST_STEPS // 4, FEWEST_STEPS * Recipe.epochs // epochs))
-
-
 def train_local(
     model: SequentialRecommender,
     interactions: Interactions,
@@ -106,7 +87,6 @@ def train_local(
     proximal_mu: float = 0.0,
     control: ControlVariates | None = None,
     moments: Moments | None = None,
-    steps: int = FEWEST_STEPS,
     progress: Progress | None = None,
 ) -> float:
     """Train in place on one site's events: a federated client's share of a round.
@@ -127,9 +107,7 @@ def train_local(
     moments
         Of the optimizer after an earlier call, which goes on with them; afterwards those of this
         one. Without, AdamW's first steps move every weight about equally far, however small its
-        gradients are.
-    steps
-        Of an epoch, or more: see :func:`fewest_steps`.
+        gradients are. With them an epoch has a quarter of the usual fewest steps or more.
 
     Returns
     -------
@@ -170,6 +148,8 @@ def train_local(
             for name, parameter in model.named_parameters():
                 parameter.grad.add_(parameter.detach() - start[name], alpha=proximal_mu)
 
+    # One that goes on needs not take so many in each call, and larger steps are less noisy.
+    fewest_steps = FEWEST_STEPS if moments is None else FEWEST_STEPS // 4
     loss = 0.0
     for epoch in range(epochs):
         loss = train_epoch(
@@ -181,7 +161,7 @@ def train_local(
             Stage.LOCAL,
             epoch,
             before=before,
-            fewest_steps=steps,
+            fewest_steps=fewest_steps,
         )
         if progress:
             progress(epoch + 1, epochs, f"local training: loss {loss:.4f}")

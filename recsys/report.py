@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.errors import RecsysError
-from recsys.evaluate import Ranking, Rankings
+from recsys.evaluate import UNMASKED, Ranking, Rankings
 from recsys.metrics import (
     catalogue_coverage,
     discounted_gains,
@@ -83,7 +83,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences by metric; `metric` is the one that decides (masked NDCG, as in training)."""
+    """Differences by metric.
+
+    Attributes
+    ----------
+    metric
+        The one that decides, as in training: NDCG with the items of the history left out, or
+        ``NDCG@k unmasked`` where most targets are among these.
+    """
 
     users: int
     metric: str
@@ -91,9 +98,15 @@ class Comparison:
     unmasked: dict[str, Difference]
 
     @property
+    def deciding(self) -> Difference:
+        """That of `metric`."""
+        name = self.metric.removesuffix(UNMASKED)
+        return (self.masked if name == self.metric else self.unmasked)[name]
+
+    @property
     def differs(self) -> bool:
         """Whether chance explains the deciding difference in fewer than 5 of 100 cases."""
-        return self.masked[self.metric].p < ALPHA
+        return self.deciding.p < ALPHA
 
 
 def report(rankings: Rankings, *, seed: int = 0) -> Report:
@@ -143,9 +156,10 @@ def compare(first: Rankings, second: Rankings, *, seed: int = 0) -> Comparison:
         raise RecsysError("the models were evaluated on other users or items: nothing is paired")
     if len(first.users) < 2:
         raise RecsysError("there is one user to evaluate; a comparison needs two or more")
+    had = np.isinf(first.masked.ranks)
     return Comparison(
         len(first.users),
-        f"NDCG@{first.k}",
+        f"NDCG@{first.k}{UNMASKED if had.mean() > 0.5 else ''}",
         *(
             _differences(_of_users(one, first), _of_users(other, second), seed)
             for one, other in (

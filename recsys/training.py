@@ -14,7 +14,7 @@ from recsys.data.interactions import Interactions
 from recsys.data.split import leave_one_out
 from recsys.distributed import Workers
 from recsys.errors import RecipeError, RecsysError
-from recsys.evaluate import evaluate, evaluated_users, popularity
+from recsys.evaluate import CUTOFF, UNMASKED, evaluate, evaluated_users, popularity
 from recsys.files import write_atomically
 from recsys.finetune import finetune
 from recsys.loop import Log, Progress
@@ -39,7 +39,8 @@ class TrainResult:
     artifact
         The folder that `recsys.artifact.load_model` reads.
     metrics
-        Test figures of `recsys.evaluate.evaluate`, and ``popularity NDCG@10`` to compare with.
+        Test figures of `recsys.evaluate.evaluate`, and to compare with ``popularity NDCG@10``, of the
+        items that have the most training events, without and with those of the history.
     epochs
         Fine-tuning epochs over all attempts.
     seconds
@@ -129,7 +130,8 @@ def train(
         )
         metrics = evaluate(model, interactions, split, part="test")
         base = popularity(interactions, split, part="test")
-        metrics |= {"popularity NDCG@10": base["NDCG@10"]}
+        for name in (f"NDCG@{CUTOFF}", f"NDCG@{CUTOFF}{UNMASKED}"):
+            metrics[f"popularity {name}"] = base[name]
         _log_to(tracker, "test")(epochs, metrics)
     whole = unsharded(model, recipe) if shard_items else model
     artifact = folder / "artifact"

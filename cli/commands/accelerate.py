@@ -20,7 +20,8 @@ from cli.options import environment_option, json_option
               help="Linear layers, and the item table with re-ranking.")
 @click.option("--onnx", is_flag=True, help="Export the encoder; serve it in ONNX Runtime.")
 @click.option("--most-loss", type=click.FloatRange(0, 1), default=0.005, show_default=True,
-              help="NDCG@10 (test) that the result may lose.")
+              help="NDCG@10 (test) that the result may lose; where most people come back for "
+              "what they had, with that in the ranking.")
 @environment_option
 @json_option
 @click.pass_obj
@@ -53,8 +54,9 @@ def accelerate(
         show_comparison(app, done.comparison)
     if done.digest is None:
         raise CommandError(
-            f"Refused: NDCG@10 fell by {done.comparison.loss:.4f}, more than {most_loss}; nothing "
-            "was stored. Prune less, fine-tune for more --epochs, or allow it with --most-loss."
+            f"Refused: {done.comparison.metric} fell by {done.comparison.loss:.4f}, more than "
+            f"{most_loss}; nothing was stored. Prune less, fine-tune for more --epochs, or allow it "
+            "with --most-loss."
         )
     if not as_json:
         click.echo(f"Model {done.digest} is the candidate.")

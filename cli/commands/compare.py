@@ -56,7 +56,7 @@ def compare(
 
 def verdict(comparison) -> str:
     """Whether the models differ, by the metric that decides."""
-    row = comparison.masked[comparison.metric]
+    row = comparison.deciding
     found = f"{row.low:+.4f} to {row.high:+.4f} with 95 % confidence, p = {row.p:.4f}"
     if not comparison.differs:
         return (

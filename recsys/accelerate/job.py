@@ -21,7 +21,7 @@ from recsys.artifact import LoadedModel, load_model, save_model
 from recsys.data.interactions import Interactions
 from recsys.data.split import Split, leave_one_out
 from recsys.errors import RecsysError
-from recsys.evaluate import CUTOFF, evaluate
+from recsys.evaluate import CUTOFF, deciding_figure, evaluate
 from recsys.exact import ExactIndex
 from recsys.files import write_atomically
 from recsys.finetune import finetune
@@ -72,15 +72,16 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model before and after."""
+    """A model before and after; `metric` is the one that decides, by which training chose too."""
 
+    metric: str
     before: Figures
     after: Figures
 
     @property
     def loss(self) -> float:
-        """NDCG@10 that was lost; negative where it rose."""
-        return self.before.metrics["NDCG@10"] - self.after.metrics["NDCG@10"]
+        """How much of `metric` was lost; negative where it rose."""
+        return self.before.metrics[self.metric] - self.after.metrics[self.metric]
 
 
 def accelerate(
@@ -132,7 +133,9 @@ def accelerate(
     say("measuring single requests")
     times = _latencies([before, after], interactions, split)
     return Comparison(
-        _figures(folder, times[0], metrics_before), _figures(target, times[1], metrics_after)
+        deciding_figure(interactions, split),
+        _figures(folder, times[0], metrics_before),
+        _figures(target, times[1], metrics_after),
     )
 
 

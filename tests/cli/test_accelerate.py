@@ -48,7 +48,7 @@ def test_the_result_is_shown_stored_with_its_lineage_and_becomes_the_candidate(
     lineage = store.manifest(digest).lineage
     assert (lineage["made_by"], lineage["parent"]) == ("accelerate", parent)
     assert lineage["settings"]["quantise"] == "int8" and lineage["settings"]["most_loss"] == 1
-    assert set(lineage["figures"]) == {"before", "after"}
+    assert set(lineage["figures"]) == {"metric", "before", "after"}
     assert lineage["metrics"] == lineage["figures"]["after"]["metrics"]
 
 

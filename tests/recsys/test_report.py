@@ -100,6 +100,19 @@ def test_a_better_model_is_told_from_chance() -> None:
     assert other.masked["NDCG@10"].low < 0 < other.masked["NDCG@10"].high
 
 
+def test_where_most_people_come_back_for_what_they_had_that_decides() -> None:
+    random = np.random.default_rng(0)
+    ranks = random.integers(0, 40, 300)
+    first, second = rankings_of(ranks.tolist()), rankings_of((ranks // 2).tolist())
+    for had, metric in ((0.4, "NDCG@10"), (0.6, "NDCG@10 unmasked")):
+        hidden = np.where(np.arange(300) < had * 300, np.inf, ranks)
+        masked = dataclasses.replace(first.masked, ranks=hidden)
+        done = compare(*(dataclasses.replace(one, masked=masked) for one in (first, second)))
+        assert done.metric == metric
+        assert done.differs is (metric == "NDCG@10 unmasked")
+        assert (done.deciding.difference > 0) is done.differs
+
+
 def test_a_model_does_not_differ_from_itself() -> None:
     same = compare(rankings_of([0, 3, 50]), rankings_of([0, 3, 50]))
     assert not same.differs and same.masked["MRR"].difference == 0.0 and same.masked["MRR"].p == 1.0

@@ -14,6 +14,8 @@ from recsys.accelerate.session import OnnxEncoder
 from recsys.artifact import load_model
 from recsys.data.interactions import Interactions
 from recsys.errors import RecsysError
+from recsys.recipe import Recipe
+from recsys.training import train
 
 
 def test_all_of_it_at_once_gives_a_smaller_model_that_still_recommends(
@@ -51,6 +53,25 @@ def test_each_way_alone_answers_much_like_the_model_before(
     done = accelerate(artifact, shop, how, tmp_path / "fast")
     assert done.after.size < done.before.size
     assert abs(done.loss) < 0.05
+
+
+def test_where_people_come_back_for_what_they_had_the_loss_is_of_that(tmp_path: Path) -> None:
+    rounds = np.concatenate([(user + np.arange(20) % 5) % 40 for user in range(60)])
+    shop = Interactions(
+        users=[str(user) for user in range(60)],
+        items=[str(item) for item in range(40)],
+        offsets=np.arange(61) * 20,
+        sequence=rounds.astype(np.int32),
+    )
+    recipe = Recipe(dimension=16, heads=2, epochs=3, learning_rate=0.01)
+    run = train(shop, recipe, tmp_path / "run")
+    done = accelerate(
+        run.artifact, shop, Acceleration(prune=0.95, pruning="magnitude", epochs=0), tmp_path / "fast"
+    )
+    before, after = done.before.metrics, done.after.metrics
+    assert before["NDCG@10"] == after["NDCG@10"] == 0.0, "nobody's next item was new to them"
+    assert done.metric == "NDCG@10 unmasked"
+    assert done.loss == before[done.metric] - after[done.metric] != 0.0
 
 
 def test_a_large_catalogue_is_searched_approximately_and_evaluated_so(
