@@ -23,6 +23,7 @@ from recsys.data.catalogue import load_catalogue
 from recsys.data.impressions import load_impressions
 from recsys.data.queries import load_judgments
 from recsys.data.ratings import load_ratings
+from recsys.data.report import Report
 from recsys.rating import RatingRecipe, save_rating, train_rating
 from recsys.recipe import checked_fields
 from recsys.search.ranker import SearchModel, save_search, train_search
@@ -39,7 +40,7 @@ class Task:
     """
 
     recipe: type[RatingRecipe] | type[ClickRecipe] | type[TowerRecipe]
-    load: Callable[[str], pl.DataFrame]
+    load: Callable[..., pl.DataFrame]
     train: Callable[..., tuple[Any, dict[str, float]]]
     save: Callable[[Path, Any, dict[str, float]], Path]
     spread: Callable[[Any, pl.DataFrame], Spread | None]
@@ -82,6 +83,8 @@ def train(
     changes: dict[str, Any],
     progress: Progress,
     judgments: str | None = None,
+    *,
+    drop_bad_rows: bool = False,
 ) -> learning.Trained:
     """Train and store a model; no channel points to it before it is deployed.
 
@@ -96,6 +99,8 @@ def train(
         Fields of the task's recipe that differ from its defaults.
     judgments
         Of search: judged queries that fit the weights of its signals; the generated shop has some.
+    drop_bad_rows
+        Leave out rows that cannot be read, and say how many, instead of refusing the data.
 
     Raises
     ------
@@ -108,7 +113,10 @@ def train(
     task = task_of(name, judgments)
     recipe = task.recipe(**checked_fields(task.recipe, changes))
     start = time.monotonic()
-    log = task.load(address)
+    report = Report() if drop_bad_rows else None
+    log = task.load(address, report=report)
+    for finding in report.findings if report else ():
+        progress(0, 1, f"{finding.rows} rows {finding.action}: {finding.problem} ({finding.example})")
     model, metrics = task.train(log, recipe, progress=progress)
     columns = "\n".join(log.columns)
     lineage = {
@@ -118,6 +126,7 @@ def train(
             "fingerprint": sha256(columns.encode() + log.write_ndjson().encode()).hexdigest(),
             "rows": len(log),
         }
+        | ({"dropped": report.dropped} if report else {})
         | ({"judgments": judgments} if judgments else {}),
         "recipe": asdict(recipe),
         "stages": [{"stage": f"train {name}"}],

@@ -35,6 +35,8 @@ from cli.options import environment_option, json_option
 @click.option("--shard-items", is_flag=True, help="Spread the item table over the workers.")
 @click.option("--wandb", "wandb_project", metavar="PROJECT",
               help="Report to Weights & Biases as well; TensorBoard is written in any case.")
+@click.option("--drop-bad-rows", is_flag=True,
+              help="For rating, click and search: leave out bad rows; else they are refused.")
 @json_option
 @click.pass_obj
 def train(
@@ -47,6 +49,7 @@ def train(
     workers: int,
     shard_items: bool,
     wandb_project: str | None,
+    drop_bad_rows: bool,
     as_json: bool,
     **recipe,
 ) -> None:
@@ -69,6 +72,11 @@ def train(
     changes |= {name: value for name, value in recipe.items() if value is not None}
     if judgments and task != "search":
         raise click.UsageError("Only --task search takes --judgments.")
+    if task == "next-item" and drop_bad_rows:
+        raise click.UsageError(
+            "--task next-item takes no --drop-bad-rows: hybrid data convert does, and writes what "
+            "it then trains on."
+        )
     if task != "next-item":
         whole = {"--workers": workers > 1, "--shard-items": shard_items, "--wandb": wandb_project}
         if given := [option for option, value in whole.items() if value]:
@@ -87,7 +95,9 @@ def train(
         else:
             from cli import prediction
 
-            trained = prediction.train(target, task, data, changes, progress, judgments)
+            trained = prediction.train(
+                target, task, data, changes, progress, judgments, drop_bad_rows=drop_bad_rows
+            )
     if as_json:
         app.show_json(asdict(trained))
         return

@@ -94,12 +94,26 @@ def test_a_search_model_of_the_generated_shop_is_stored(home, capsys) -> None:
         (["--judgments", "queries.csv"], "Only --task search takes --judgments"),
         (["--task", "rating", "--blocks", "2"], "unknown key 'blocks'"),
         (["--task", "rating", "--workers", "2"], "Only --task next-item takes --workers"),
+        (["--drop-bad-rows"], "hybrid data convert does"),
         (["--task", "bids"], "'bids' is not one of"),
     ],
 )
 def test_what_a_task_does_not_take_is_a_usage_error(home, capsys, arguments, said) -> None:
     code, _, error = ends(capsys, "train", *arguments)
     assert code == 2 and said in error
+
+
+def test_ratings_that_are_missing_are_refused_or_left_out(home, capsys) -> None:
+    rows = [f"u{row % 6},i{row % 5},{row % 5 + 1}" for row in range(40)]
+    (home / "ratings.csv").write_text("\n".join(["user,item,rating", *rows, "u1,i1,", "u2,i2,-\n"]))
+    arguments = ("train", "--task", "rating", "--epochs", "1", "--data", str(home / "ratings.csv"))
+    code, _, error = ends(capsys, *arguments)
+    assert code == 1 and "line 42: rating is None, it must be a number" in error
+    code, out, error = ends(capsys, *arguments, "--drop-bad-rows", "--json")
+    assert code == 0 and "2 rows dropped: rating is not a number" in error
+    store = environment_store(Environment.load("local", home / "home"))
+    data = store.manifest(json.loads(out)["digest"]).lineage["data"]
+    assert (data["rows"], data["dropped"]) == (40, 2)
 
 
 def test_too_few_ratings_are_named(home, capsys) -> None:
