@@ -41,7 +41,7 @@ def run_ours(grid: Grid, context: Context) -> None:
     )
     task = Task(
         run="noop", number=0, version=0, train=True, recipe="none", vocabulary="none",
-        local_epochs=1, proximal_mu=0.0, seed=0,
+        local_epochs=1, proximal_mu=0.0, seed=0, fewest_steps=1,
     )  # fmt: skip
     weights, state, seconds = WEIGHTS, {}, []
     for number in range(1, settings.rounds + 1):

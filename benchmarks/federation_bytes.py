@@ -18,7 +18,7 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,7 +34,7 @@ from federation.updates import Delta, Update, Weights, check_update, difference
 from recsys.data.interactions import Interactions, load_interactions
 from recsys.data.split import leave_one_out
 from recsys.evaluate import evaluate
-from recsys.finetune import train_local
+from recsys.finetune import fewest_steps, train_local
 from recsys.loop import Moments
 from recsys.model import SequentialRecommender
 from recsys.randomness import Stage, seeded
@@ -92,10 +92,16 @@ def federate(
     *,
     rounds: int,
     seed: int,
+    epochs: int = 1,
     keep_moments: bool = False,
+    watch: Callable[[int, Weights], None] = lambda number, weights: None,
 ) -> Outcome:
-    """Train the model on the sites' events, all sites in every round, with a rate that falls."""
+    """Train the model on the sites' events, all sites in every round, with a rate that falls.
+
+    `watch` sees the number of each round that has ended and the model after it.
+    """
     moments = [Moments() if keep_moments else None for _ in sites]
+    steps = fewest_steps(rounds * epochs, keep_moments)
     held = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     whole = sum(array.nbytes for array in held.values())
     waiting: list[Delta] = [{} for _ in sites]
@@ -107,8 +113,8 @@ def federate(
         for site, events in enumerate(sites):
             model.load_state_dict({name: torch.from_numpy(a) for name, a in held.items()})
             train_local(
-                model, events, slower, epochs=1, seed=(seed * 1000 + number) * 100 + site,
-                moments=moments[site],
+                model, events, slower, epochs=epochs, seed=(seed * 1000 + number) * 100 + site,
+                moments=moments[site], steps=steps,
             )  # fmt: skip
             trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
             message, waiting[site] = encode(
@@ -128,33 +134,53 @@ def federate(
             file=sys.stderr,
             flush=True,
         )
+        watch(number + 1, held)
     return Outcome(down, up, whole, held)
 
 
 def beauty(
-    data: Path, rounds: int, arms: Sequence[str], compressions: Sequence[Compression], seed: int
+    data: Path,
+    rounds: int,
+    epochs: int,
+    arms: Sequence[str],
+    compressions: Sequence[Compression],
+    seed: int,
+    every: int,
 ) -> None:
-    """Print bytes a round and NDCG@10 of each arm, the test's beside that of the first."""
+    """Print bytes a round and NDCG@10 of each arm, the test's beside that of the first.
+
+    The validation's is also printed after `every` so many rounds, if that is not 0.
+    """
     interactions = replace(load_interactions(data), item_text=None)
     split = leave_one_out(interactions)
     homes = np.arange(len(interactions.users)) % SITES
     sites = [split.train.select(np.flatnonzero(homes == site)) for site in range(SITES)]
     recipe = Recipe(dimension=64, length=50, dropout=0.2, horizon=1, negatives=256)
-    print(f"{data.name}, d=64, {SITES} sites, {rounds} rounds, seed {seed}", flush=True)
+    print(
+        f"{data.name}, d=64, {SITES} sites, {rounds} rounds of {epochs} epochs, seed {seed}",
+        flush=True,
+    )
     first = 0.0
+
+    def quality(weights: Weights, part: str) -> float:
+        model.load_state_dict({name: torch.from_numpy(a) for name, a in weights.items()})
+        return evaluate(model, interactions, split, part=part)["NDCG@10"]
+
+    def watch(number: int, weights: Weights) -> None:
+        if every and number % every == 0:
+            found = quality(weights, "validation")
+            print(f"  {arm}, round {number}: NDCG@10 validation {found:.5f}", flush=True)
+
     for arm in [*arms, *compressions]:
         compression = arm if isinstance(arm, Compression) else METHOD_OF[arm]
         with seeded(seed, Stage.WEIGHTS):
             model = SequentialRecommender(len(interactions.items), recipe)
         server = Server(_weights(model), compression)
         outcome = federate(
-            sites, model, recipe, server, rounds=rounds, seed=seed, keep_moments=arm != "stock"
-        )
-        model.load_state_dict({n: torch.from_numpy(a) for n, a in outcome.weights.items()})
-        validation, test = (
-            evaluate(model, interactions, split, part=part)["NDCG@10"]
-            for part in ("validation", "test")
-        )
+            sites, model, recipe, server, rounds=rounds, seed=seed, epochs=epochs,
+            keep_moments=arm != "stock", watch=watch,
+        )  # fmt: skip
+        validation, test = (quality(outcome.weights, part) for part in ("validation", "test"))
         report(compression, outcome)
         first = first or test
         print(
@@ -258,6 +284,8 @@ def main() -> None:
     parser.add_argument("--only", choices=("beauty", "table"))
     parser.add_argument("--data", type=Path, default=BEAUTY)
     parser.add_argument("--rounds", type=int, default=15, help="rounds on Beauty")
+    parser.add_argument("--local-epochs", type=int, default=1, help="of a round on Beauty")
+    parser.add_argument("--every", type=int, default=0, help="rounds on Beauty between two figures")
     parser.add_argument("--arms", nargs="+", choices=METHOD_OF, help="of both parts",
                         default=["stock", "none", "signs"])
     parser.add_argument("--share", type=float, action="append", help="of topk too; may be repeated")
@@ -272,7 +300,10 @@ def main() -> None:
     if options.only != "table":
         if not options.data.exists():
             sys.exit(f"no data at {options.data}: give a folder with --data")
-        beauty(options.data.resolve(), options.rounds, options.arms, shares, options.seed)
+        beauty(
+            options.data.resolve(), options.rounds, options.local_epochs, options.arms, shares,
+            options.seed, options.every,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

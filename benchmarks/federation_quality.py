@@ -2,7 +2,7 @@
 
     python -m benchmarks.federation_quality [--data FOLDER] [--sites 5] [--rounds 30]
         [--local-epochs 2] [--epochs 20] [--dimension 64] [--final-rate 0.05]
-        [--server-momentum 0.7] [--keep-moments] [--epsilon 8] [--private-rounds 10]
+        [--server-momentum 0.7] [--fresh-moments] [--epsilon 8] [--private-rounds 10]
         [--arms central federated private local]
 
 The users are dealt to the sites by a hash of their names. Central trains on all of them, with the
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--local-epochs", type=int, default=2)
     parser.add_argument("--final-rate", type=float, default=0.05)
     parser.add_argument("--server-momentum", type=float, default=0.7)
-    parser.add_argument("--keep-moments", action="store_true", help="as of `hybrid federate`")
+    parser.add_argument("--fresh-moments", action="store_true", help="as of `hybrid federate`")
     parser.add_argument("--epsilon", type=float, default=8.0, help="of the private arm")
     parser.add_argument("--private-rounds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="of central and local")
@@ -120,7 +120,7 @@ def main() -> None:
         "final_rate": options.final_rate,
         "strategy": "fedavgm",
         "server_momentum": options.server_momentum,
-        "keep_moments": options.keep_moments,
+        "keep_moments": not options.fresh_moments,
         # Nothing is rounded; with rows on their way each is averaged over those that touched it.
         "compression": "rows",
         "by_row": True,

@@ -32,6 +32,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 USERS, ITEMS = 20, 200
+# The engine looks at every message that is stored before it gives one out: few keep it quick, and
+# more than there are processors keep these busy.
+AT_ONCE = 16
 HOUR = 3600.0
 
 
@@ -63,8 +66,9 @@ def simulate(count: int, rounds: int, folder: Path) -> dict[str, float]:
     sites = tuple(f"site-{number}" for number in range(count))
     # Sites wait for their turn on a few processors: silence is no sign of loss here.
     settings = RunSettings(
-        folder=folder / "run", sites=sites, rounds=rounds, round_timeout=HOUR, ask_again=HOUR
-    )
+        folder=folder / "run", sites=sites, rounds=rounds, round_timeout=HOUR, ask_again=HOUR,
+        at_once=AT_ONCE,
+    )  # fmt: skip
     prepare(settings, initial)
     client, server = ClientApp(), ServerApp()
 

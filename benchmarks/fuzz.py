@@ -4,7 +4,7 @@
 
 Small models of all kinds are served by TorchServe behind nginx, as `hybrid up` has them, with a
 store of sessions where this machine has one (without nginx, requests go to TorchServe itself). Each
-request is a valid one with up to four mutations: of its bytes, of its
+request is a valid one, with a token for its user, with up to four mutations: of its bytes, of its
 JSON (values, keys, nesting), of its encoding or of its headers. The seed decides them all.
 """
 
@@ -18,6 +18,7 @@ import string
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,8 +35,10 @@ from cli.nginx import nginx_command, nginx_program
 from cli.sessions import session_store_program
 from cli.torchserve import archives_of
 from handlers.archive import build_archive
+from infra.handler_variables import token_variables
 from infra.serving_proxy import ServingProxy, serving_configuration
 from tests.federation.servers import free_port
+from tests.handlers.bearers import PUBLIC, bearer
 from tests.handlers.session_store import SessionStore
 from tests.handlers.small_models import ITEMS, small_models, small_recommender
 
@@ -70,9 +73,11 @@ def nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 
 
-def mutated(body: dict[str, Any], chance: random.Random) -> tuple[bytes, dict[str, str]]:
-    """A body and headers that came of a valid body."""
-    headers = {"Content-Type": "application/json"}
+def mutated(
+    body: dict[str, Any], token: str, chance: random.Random
+) -> tuple[bytes, dict[str, str]]:
+    """A body and headers that came of a valid body and the token of its user."""
+    headers = {"Content-Type": "application/json", "Authorization": token}
     for _ in range(chance.randrange(3)):
         body = changed(body, chance)
     text = json.dumps(body, ensure_ascii=chance.random() < 0.8)
@@ -86,9 +91,10 @@ def mutated(body: dict[str, Any], chance: random.Random) -> tuple[bytes, dict[st
     if chance.random() < 0.1:
         headers["Content-Type"] = chance.choice(TYPES)
     if chance.random() < 0.05:
-        headers[chance.choice(["Content-Encoding", "Accept", "Expect", "X-Request-Id"])] = (
-            chance.choice(["gzip", "x", "", "a" * 2000])
+        name = chance.choice(
+            ["Content-Encoding", "Accept", "Expect", "X-Request-Id", "Authorization"]
         )
+        headers[name] = chance.choice(["gzip", "x", "", "a" * 2000, "Bearer a.b.c", token[:-9]])
     return raw, headers
 
 
@@ -127,13 +133,13 @@ def torn(raw: bytes, chance: random.Random) -> bytes:
 
 def requests(count: int, seed: int, events: bool) -> Iterator[Request]:
     """Mutated requests to all kinds."""
-    chance = random.Random(seed)
+    chance, token = random.Random(seed), bearer(sub="u1", exp=int(time.time()) + 3600)
     bodies = [(kind, body) for kind, all_of_kind in VALID.items() for body in all_of_kind]
     if events:
         bodies.append(("recommend", EVENTS))
     for _ in range(count):
         kind, body = chance.choice(bodies)
-        yield Request(f"/predictions/{kind}", *mutated(body, chance))
+        yield Request(f"/predictions/{kind}", *mutated(body, token, chance))
 
 
 @contextmanager
@@ -177,7 +183,7 @@ def main() -> None:
             store = SessionStore(scratch / "sessions")
             store.start()
             stack.callback(store.end)
-            variables = store.variables
+            variables = store.variables | token_variables("token", [PUBLIC])
         (scratch / "server").mkdir()
         server = stack.enter_context(torchserve(scratch / "server", variables))
         for name, artifact in models.items():

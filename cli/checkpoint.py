@@ -13,8 +13,12 @@ from typing import Any
 from cli.environment import Environment, engine_root
 from cli.errors import CommandError
 from cli.layers import LAYERS
+from infra.faults import with_advice
 from infra.offline.wire import SECRET_SIGNATURE, SIGNATURE_KEY, UNKNOWN, Secret
 from infra.resources import PROVIDERS, Recorded
+
+# Of state files; the engine of `make setup` writes version 3, and 4 where a feature needs it.
+NEWEST_VERSION = 4
 
 
 def recorded(environment: Environment) -> dict[str, Recorded]:
@@ -63,11 +67,16 @@ def _entries(environment: Environment) -> Iterator[dict[str, Any]]:
 
 def _from_file(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())["checkpoint"]["latest"] or {}
+        state = json.loads(file.read_text())
+        version, latest = int(state.get("version", 1)), state["checkpoint"]["latest"]
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CommandError(f"The state file {file} cannot be read: {error}.") from None
+    if version > NEWEST_VERSION:
+        told = f"The state file {file} cannot be read: unsupported checkpoint version {version}."
+        raise CommandError(with_advice(told))
+    return latest or {}
 
 
 def _from_engine(environment: Environment, layer: str) -> dict[str, Any]:

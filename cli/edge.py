@@ -22,7 +22,10 @@ from cli.errors import CommandError, ServingError
 if TYPE_CHECKING:
     from cli.application import Progress
     from cli.environment import Environment
+    from handlers.tower import Policy
 
+# Of the epsilon that is told.
+DELTA = 1e-6
 # What the place where a bundle is used need not have; it is hidden from the bundle that is tried.
 HIDDEN = ("torch", "polars", "faiss", "safetensors", "onnx")
 START = (
@@ -36,13 +39,19 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class EdgeBundle:
-    """A bundle, `file` of `bytes` bytes, that answered so many `requests` as its model does."""
+    """A bundle, `file` of `bytes` bytes, that answered so many `requests` as its model does.
+
+    Of a user it sends up to `vectors` vectors, which give no more away than `epsilon` (local
+    differential privacy at `DELTA`); None where there is no limit, or no noise.
+    """
 
     model: str
     file: str
     bytes: int
     sha256: str
     requests: int
+    vectors: int | None
+    epsilon: float | None
 
 
 def bundle(
@@ -58,6 +67,7 @@ def bundle(
         The model is unknown, corrupt, unsigned or no recommender, or the file cannot be written.
     """
     from cli.learning import environment_store
+    from cli.posting import trusted_keys
     from handlers.bundle import build_bundle
     from handlers.tower import Policy
 
@@ -74,7 +84,9 @@ def bundle(
             made = Path(scratch) / target.name
             sign = environment.signing_keys().sign_document
             policy = Policy(**environment.settings.tower.model_dump())
-            build_bundle(artifact, digest, made, sign, policy)
+            anybody = environment.settings.events.credential == "none"
+            keys = None if anybody else trusted_keys(environment)
+            build_bundle(artifact, digest, made, sign, policy, keys)
             progress(2, 3, "asking the bundle and the model the same")
             asked = check(made, artifact)
             with made.open("rb") as file:
@@ -83,7 +95,22 @@ def bundle(
     except OSError as error:
         raise CommandError(f"{target} cannot be written ({error.strerror}).") from None
     progress(3, 3, "done")
-    return EdgeBundle(digest, str(target), target.stat().st_size, sha256, asked)
+    size = target.stat().st_size
+    most = policy.most_vectors if policy.shares == "vector" else None
+    return EdgeBundle(digest, str(target), size, sha256, asked, most, _given_away(policy))
+
+
+def _given_away(policy: Policy) -> float | None:
+    """What the noisy vectors of a user can give away in all; None where nothing bounds it.
+
+    Any two vectors are at most twice `clip` apart, and each has noise of its own: so many Gaussian
+    mechanisms, one after another.
+    """
+    if policy.shares == "nothing" or policy.most_vectors is None or not policy.noise:
+        return None
+    from federation.privacy.accounting import Release, epsilon
+
+    return epsilon([Release(1.0, policy.noise / 2, policy.most_vectors)], DELTA)
 
 
 def check(archive: Path, artifact: Path) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.environment import Environment
 from cli.errors import CommandError
+from cli.files import write_text
 from cli.link import chosen_sites
-from cli.ssh import as_root_by_ssh, why
+from cli.ssh import Reachable, as_root_by_ssh, why
 
 if TYPE_CHECKING:
     from stacks.settings import Host
@@ -28,6 +30,18 @@ class EdgeHost:
     model: str | None
     previous: str | None
     answers: bool
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The bundle of `model` was the last that was sent to a host, which was reached like this."""
+
+    site: str
+    model: str
+    address: str
+    host_key: str
+    port: int
+    user: str
 
 
 def install(
@@ -54,6 +68,7 @@ def install(
     model, sha256 = _checked(environment, file)
     for host in hosts:
         say(f"{host.address}: receives the bundle")
+        _note(environment, Sent(site, model, host.address, host.host_key, host.port, host.user))
         with file.open("rb") as content:
             _run(host, "receive", sha256, given=content)
         _run(host, "take", sha256, str(port), model)
@@ -97,7 +112,48 @@ def remove(environment: Environment, site: str) -> None:
     """Take bundles, Python and unit away from every host of a site; its histories stay."""
     for host in _hosts(environment, site):
         _run(host, "remove")
+        _forget(environment, site, host.address)
     environment.audit_log().append("edge bundle removed", site=site)
+
+
+def remove_all(
+    environment: Environment, leave: bool, say: Callable[[str], None]
+) -> tuple[list[str], list[str]]:
+    """Take away what was sent to any host, whatever the settings name by now.
+
+    Parameters
+    ----------
+    leave
+        Pass over hosts from which nothing can be taken.
+
+    Returns
+    -------
+    list, list
+        The addresses of the hosts that have no bundle any more, and of those passed over.
+
+    Raises
+    ------
+    CommandError
+        Names the hosts from which nothing can be taken, and what was sent there.
+    """
+    taken: list[str] = []
+    kept: dict[str, str] = {}
+    for sent in _sent(environment):
+        say(f"{sent.address}: gives its edge bundle up")
+        try:
+            _run(sent, "remove")
+        except CommandError as error:
+            kept[sent.address] = f"{error} It was sent model {sent.model} (site {sent.site})."
+            continue
+        _forget(environment, sent.site, sent.address)
+        environment.audit_log().append("edge bundle removed", site=sent.site, host=sent.address)
+        taken.append(sent.address)
+    if kept and not leave:
+        raise CommandError(
+            f"{' '.join(kept.values())} Nothing else was torn down: mend that and give the command "
+            f"again, or leave what is there with hybrid down {environment.name} --leave-bundles."
+        )
+    return taken, list(kept)
 
 
 def _hosts(environment: Environment, name: str) -> tuple[Host, ...]:
@@ -152,7 +208,38 @@ def _put_back(served: list[Host]) -> list[str]:
     return told
 
 
-def _run(host: Host, verb: str, *arguments: str, given: object = "") -> str:
+def _record(environment: Environment) -> Path:
+    """Lists the hosts that may have a bundle, since this was sent one; from `Sent`."""
+    return environment.folder / "edge.json"
+
+
+def _sent(environment: Environment) -> list[Sent]:
+    file = _record(environment)
+    try:
+        return [Sent(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(
+            f"{file}, which lists the hosts with edge bundles, cannot be read ({error}): run hybrid "
+            "edge remove for each site that has one, then delete the file."
+        ) from None
+
+
+def _note(environment: Environment, sent: Sent) -> None:
+    _forget(environment, sent.site, sent.address, [sent])
+
+
+def _forget(
+    environment: Environment, site: str, address: str, instead: Iterable[Sent] = ()
+) -> None:
+    rows = _sent(environment)
+    others = [row for row in rows if (row.site, row.address) != (site, address)]
+    if rows != (now := [*others, *instead]):
+        write_text(_record(environment), json.dumps([asdict(row) for row in now], indent=1) + "\n")
+
+
+def _run(host: Reachable, verb: str, *arguments: str, given: object = "") -> str:
     command = ["sh", "-c", SCRIPT.read_text(encoding="utf-8"), SCRIPT.name, verb, *arguments]
     done = as_root_by_ssh(host, command, given)
     if done.returncode:

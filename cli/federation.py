@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from recsys.data.interactions import Interactions
     from recsys.tracking import Tracker
 
+# Settings of a run that tell what it will take.
+PLANNED_BY = ("rounds", "local_epochs", "buffer", "at_once", "keep_moments")
+
 
 @recorded("federate")
 def federate(
@@ -132,7 +135,7 @@ def plan(
             {site: shares.get(site) for site in sites},
             runs_folder(environment),
             wish,
-            **{name: how[name] for name in ("rounds", "local_epochs", "buffer") if name in how},
+            **{name: how[name] for name in PLANNED_BY if name in how},
         )
 
 

@@ -71,6 +71,8 @@ def plan_run(
     rounds: int = 5,
     local_epochs: int = 1,
     buffer: int = 0,
+    at_once: int = 0,
+    keep_moments: bool = True,
 ) -> Planned:
     """Reckon a run, or pick one that stays in the budget.
 
@@ -84,22 +86,29 @@ def plan_run(
         Folder of earlier runs, whose measurements count.
     rounds, local_epochs
         As asked for; `Planned.chosen` may have others.
-    buffer
+    buffer, at_once
         See :func:`federation.planner.plan`.
+    keep_moments
+        See :class:`federation.settings.RunSettings`.
     """
     from infra.cost import read_prices
+    from recsys.finetune import fewest_steps
 
     price = max(read_prices(wish.prices).traffic.egress.values())
     shapes, recipe = _read(model)
     known: dict[str, Any] = {}
     for run in reversed(past_runs(runs)):
         known |= measured(run.records, run.settings["local_epochs"])
+    steps = fewest_steps(rounds * local_epochs, keep_moments)
     sites = []
     for name, interactions in shares.items():
         speed, seconds = known.get(name, (None, None))
-        touched = 1.0 if interactions is None else _touched(recipe, interactions)
+        touched = 1.0 if interactions is None else _touched(recipe, interactions, steps)
         sites.append(Site(name, touched, wish.bandwidth or speed, seconds))
-    how = {"rounds": rounds, "local_epochs": local_epochs, "price": price, "buffer": buffer}
+    how = {
+        "rounds": rounds, "local_epochs": local_epochs, "price": price, "buffer": buffer,
+        "at_once": at_once,
+    }  # fmt: skip
     if wish.compression == "auto":
         chosen = choose(shapes, sites, wish.budget, **how)
     else:
@@ -153,7 +162,7 @@ def _read(model: Path) -> tuple[dict[str, tuple[int, ...]], Recipe]:
     return shapes, recipe
 
 
-def _touched(recipe: Recipe, interactions: Interactions) -> float:
+def _touched(recipe: Recipe, interactions: Interactions, fewest_steps: int) -> float:
     """Share of the items whose vectors one pass over a site's interactions changes."""
     from recsys.packing import events_a_step, training_windows
 
@@ -162,7 +171,8 @@ def _touched(recipe: Recipe, interactions: Interactions) -> float:
         return 1.0
     windows = training_windows(interactions, recipe.length, targets=True)
     events = int(windows.lengths.sum())
-    steps = -(-events // events_a_step(windows, recipe.batch_tokens)) if events else 0
+    size = events_a_step(windows, recipe.batch_tokens, fewest_steps)
+    steps = -(-events // size) if events else 0
     distinct = len(np.unique(interactions.sequence))
     return expected_touched(items, distinct, steps * recipe.negatives)
 

@@ -10,9 +10,11 @@ from typing import Any
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.findings import Finding
+from cli.preflight import require_account
 from cli.state import stack_outputs
 from infra import gpu
 from infra.clients import Aws
+from infra.faults import CloudError
 from infra.gpu_quotas import Quota, needed
 from stacks.settings import Settings
 
@@ -23,6 +25,10 @@ BOOT_TIME = timedelta(minutes=15)
 def gpu_findings(environment: Environment) -> list[Finding]:
     """Look at an environment's cluster, group and quotas; an emulator has no quotas of GPUs."""
     settings, pool = environment.settings, environment.settings.gpu_pool
+    try:
+        require_account(environment)
+    except (CommandError, CloudError) as refused:
+        return [Finding("AWS account", False, str(refused), "aws sts get-caller-identity")]
     counted = pool.cloud == "aws" and pool.maximum and not settings.aws_endpoint
     findings = _quotas(settings) if counted else []
     if not environment.project.exists():

@@ -21,7 +21,7 @@ from cli.processes import Part, Supervisor
 from cli.production import serving_client, torchserve_folder
 from cli.torchserve import torchserve_command
 from federation import credentials, deployment
-from infra.handler_variables import posting_variables, tracing_variables
+from infra.handler_variables import token_variables, tracing_variables
 
 LOOPBACK = "127.0.0.1"
 PROXY = "fleet"
@@ -101,7 +101,7 @@ class LocalServers:
                 torchserve_client.ready,
                 torchserve_environment
                 | sessions.handler_variables(self.environment)
-                | posting_variables(
+                | token_variables(
                     self.environment.settings.events.credential, trusted_keys(self.environment)
                 )
                 | tracing_variables(tracing.endpoint, tracing.share),

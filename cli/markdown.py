@@ -64,6 +64,8 @@ def plan_markdown(environment: str, results: list[LayerResult], assessment: Asse
         lines += _layer(result)
     lines += _policies(assessment.findings)
     lines += _costs(assessment.before, assessment.after)
+    if assessment.over_budget:
+        lines += [f"**{assessment.over_budget}**", ""]
     return "\n".join([*lines, assessment.round])
 
 

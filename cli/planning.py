@@ -44,6 +44,14 @@ class Assessment:
     before: Cost
     after: Cost
     round: str
+    budget: float | None = None
+
+    @property
+    def over_budget(self) -> str | None:
+        """That a month could cost more than the budget, in a sentence."""
+        if self.budget is None or self.after.high <= self.budget:
+            return None
+        return f"That is more than budget.monthly_usd {self.budget:.2f}: it stops `hybrid up`."
 
 
 def assess(environment: Environment, captured: Captured, prices: Prices) -> Assessment:
@@ -51,7 +59,8 @@ def assess(environment: Environment, captured: Captured, prices: Prices) -> Asse
     findings = policy_findings(environment, captured.declared)
     settings = environment.settings
     told = round_sentence(len(settings.sites), MODEL_MIB, prices, settings.gpu_pool.cloud)
-    return Assessment(findings, *costs(environment, captured, prices), told)
+    limit = settings.budget.monthly_usd if settings.budget else None
+    return Assessment(findings, *costs(environment, captured, prices), told, limit)
 
 
 def capture(environment: Environment) -> Captured:

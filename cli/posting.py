@@ -1,4 +1,4 @@
-"""Tokens by which clients may post events, and the keys that sign them."""
+"""Tokens by which clients may post and ask for users, and the keys that sign them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def trusted_keys(environment: Environment) -> list[str]:
     """Public keys whose tokens the service takes, the environment's own among them, in base64.
 
-    That one is made if there is none. Where anybody may post there are no keys.
+    That one is made if there is none. Where anybody may post and ask there are no keys.
 
     Raises
     ------
@@ -32,23 +32,23 @@ def trusted_keys(environment: Environment) -> list[str]:
 
 
 def token(environment: Environment, user: str | None, minutes: int) -> str:
-    """A token to post events for a user, or for all users with None, for so many minutes.
+    """A token to post and ask for a user, or for all users with None, for so many minutes.
 
     Raises
     ------
     CommandError
-        In this environment anybody may post.
+        In this environment anybody may post and ask.
     StoreError
         As `trusted_keys`.
     """
     import jwt
 
-    from handlers.posters import AUDIENCE
+    from handlers.tokens import AUDIENCE
 
     if environment.settings.events.credential == "none":
         raise CommandError(
-            f"In {environment.name} anybody may post events for everybody, since its settings have "
-            "events.credential none: no token is asked for.",
+            f"In {environment.name} anybody may post and ask for everybody, since its settings have "
+            "events.credential none: no token is wanted.",
             2,
         )
     now = int(time.time())

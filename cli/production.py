@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli import deployment, trials
+from cli import deployment, posting, trials
 from cli.application import Progress
 from cli.deployment import Deployment
 from cli.environment import Environment
@@ -138,7 +138,9 @@ def recommend(environment: Environment, user: str | None, k: int) -> Recommendat
     interactions = load_data(environment, source["address"])
     user = interactions.users[0] if user is None else user
     history = interactions.history(user)
-    answer = public_client(environment).recommend(history, k, user=user)
+    anybody = environment.settings.events.credential == "none"
+    token = None if anybody else posting.token(environment, user, minutes=1)
+    answer = public_client(environment).recommend(history, k, user=user, token=token)
     texts = dict(zip(interactions.items, interactions.item_text or []))
     items = [row | {"text": texts.get(row["item"], "")} for row in answer["items"]]
     return Recommendation(user, history, items, answer["model"])

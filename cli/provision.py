@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from cli.application import Progress
 from cli.canary import mend
 from cli.changes import LayerResult
+from cli.edge_sites import remove_all
 from cli.engine import Engine
 from cli.environment import Environment
 from cli.errors import CommandError
@@ -21,7 +22,7 @@ from cli.preflight import require_account, require_instance_types
 from cli.processes import Supervisor
 from cli.state import resource_counts
 from cli.steps import recorded
-from cli.teardown import Teardown
+from cli.teardown import STEPS, Teardown
 from infra.policy.review import Finding
 
 
@@ -41,6 +42,8 @@ class Provisioned:
         Wall time.
     findings
         Violations of rules that did not stop `up`: advisory or waived.
+    bundles, bundles_left
+        Hosts from which `down` took an edge bundle, and those on which one stays.
     """
 
     layers: list[LayerResult]
@@ -48,16 +51,26 @@ class Provisioned:
     restored: str | None
     seconds: float
     findings: list[Finding] = field(default_factory=list)
+    bundles: list[str] = field(default_factory=list)
+    bundles_left: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
         """Whether anything was done at all."""
-        return bool(self.servers or self.restored) or any(layer.changes for layer in self.layers)
+        done = self.servers or self.restored or self.bundles or self.bundles_left
+        return bool(done) or any(layer.changes for layer in self.layers)
 
 
 @recorded("up")
-def up(environment: Environment, progress: Progress) -> Provisioned:
+def up(environment: Environment, progress: Progress, *, refresh: bool = False) -> Provisioned:
     """Bring an environment to what its settings say; the caller holds its lock.
+
+    Parameters
+    ----------
+    environment, progress
+        What is brought up, and who is told how far it is.
+    refresh
+        First compare the state with what really is there, which mends what drifted.
 
     Raises
     ------
@@ -72,7 +85,8 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
     engine = Engine(environment)
     if not environment.is_local:
         engine.prepare()
-        return Provisioned(engine.up(progress), [], None, time.monotonic() - start, findings)
+        layers = engine.up(progress, refresh=refresh)
+        return Provisioned(layers, [], None, time.monotonic() - start, findings)
     supervisor = Supervisor(environment.folder)
     servers = LocalServers(environment)
     supervisor.configure(servers.all)
@@ -80,7 +94,7 @@ def up(environment: Environment, progress: Progress) -> Provisioned:
     started = supervisor.start([*servers.emulators, *servers.services])
     engine.prepare()
     supervisor.wait(servers.emulators)
-    refresh = _emulators_lost_their_memory(environment, supervisor, servers)
+    refresh = refresh or _emulators_lost_their_memory(environment, supervisor, servers)
     layers = engine.up(progress, refresh=refresh)
     _note_emulators(environment, supervisor, servers)
     supervisor.wait(servers.services)
@@ -96,8 +110,9 @@ def drift(environment: Environment, progress: Progress) -> list[LayerResult]:
     Raises
     ------
     CommandError
-        The environment is not up, or its emulators are not running.
+        The environment is not up, its emulators are not running, or the account is another one.
     """
+    require_account(environment)
     if not any(resource_counts(environment).values()):
         raise CommandError(f"{environment.name} is not up: hybrid up {environment.name}.")
     require_emulators(environment)
@@ -126,14 +141,22 @@ def require_emulators(environment: Environment) -> None:
 
 
 def down(
-    environment: Environment, progress: Progress, *, purge: bool, delete_data: bool
+    environment: Environment,
+    progress: Progress,
+    *,
+    purge: bool,
+    delete_data: bool,
+    leave_bundles: bool = False,
 ) -> Provisioned:
     """Destroy every layer, end every local server; with `purge`, forget the environment's files.
+
+    Edge bundles go from the sites' hosts first, which may be reached through a layer only.
 
     Raises
     ------
     CommandError
-        The stores hold data and `delete_data` was not given: nothing was done. Or a layer cannot
+        The stores hold data and `delete_data` was not given: nothing was done. Or a host keeps its
+        edge bundle and `leave_bundles` was not given; no layer was touched. Or a layer cannot
         be destroyed, or something is left; the servers then stay, so that the next call can go on.
     """
     start = time.monotonic()
@@ -141,6 +164,7 @@ def down(
     engine = Engine(environment)
     supervisor = Supervisor(environment.folder)
     layers: list[LayerResult] = []
+    teardown = None
     if any(resource_counts(environment).values()) or engine.unfinished.exists():
         engine.prepare()
         if environment.is_local:
@@ -150,6 +174,8 @@ def down(
             supervisor.wait(servers.emulators)
         teardown = Teardown.of(environment, progress)
         teardown.protect_data(delete_data)
+    bundles, left = remove_all(environment, leave_bundles, lambda text: progress(0, STEPS, text))
+    if teardown:
         teardown.drain_groups()
         layers = engine.down(progress, teardown.remove_unrecorded)
         teardown.require_nothing_left()
@@ -159,7 +185,8 @@ def down(
     shutil.rmtree(kubernetes_folder(environment), ignore_errors=True)
     if purge:
         shutil.rmtree(environment.folder)
-    return Provisioned(layers, ended, None, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return Provisioned(layers, ended, None, seconds, bundles=bundles, bundles_left=left)
 
 
 def _emulators_lost_their_memory(

@@ -106,6 +106,7 @@ class ServingClient:
         exclude_seen: bool = True,
         digest: str | None = None,
         user: str | None = None,
+        token: str | None = None,
     ) -> dict[str, Any]:
         """Ask for `k` items to a history.
 
@@ -118,6 +119,8 @@ class ServingClient:
         user
             Who asks: the proxy divides users between two versions, and what this one did of late
             counts.
+        token
+            That lets one ask for the user, where the service wants one.
 
         Returns
         -------
@@ -130,15 +133,22 @@ class ServingClient:
             No model is served, TorchServe does not answer, or it refuses the request.
         """
         body = {"history": history, "k": k, "exclude_seen": exclude_seen}
-        return self.predict(body | ({"user": user} if user else {}), digest=digest, user=user)
+        body |= {"user": user} if user else {}
+        return self.predict(body, digest=digest, user=user, token=token)
 
     def predict(
-        self, body: dict[str, Any], *, digest: str | None = None, user: str | None = None
+        self,
+        body: dict[str, Any],
+        *,
+        digest: str | None = None,
+        user: str | None = None,
+        token: str | None = None,
     ) -> dict[str, Any]:
         """The answer to a request of the client's kind; errors and parameters as `recommend`."""
         version = f"/{digest.removeprefix('sha256:')}" if digest else ""
         url = f"{self.inference_url}/predictions/{self.kind}{version}"
         headers = trace_headers() | ({"X-User": quote(user)} if user else {})
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
         # Asking twice does no harm; 503 is a worker that is just being replaced.
         answer = self._send("POST", url, json=body, headers=headers, retry_statuses=(503,))
         if answer.status == 404:

@@ -27,8 +27,9 @@ OPTIONS = (
                  help="So many sites krum, multi-krum and trimmed-mean shall bear."),
     click.option("--by-row", is_flag=True,
                  help="Average each row of a table over the sites that touched it (FedSubAvg)."),
-    click.option("--keep-moments", is_flag=True,
-                 help="Let each site's optimizer go on with its moments from round to round."),
+    click.option("--keep-moments/--fresh-moments", default=True, show_default=True,
+                 help="Let each site's optimizer go on with its moments from round to round, or begin "
+                      "afresh; private training keeps none."),
     click.option("--personal", default="none", show_default=True, metavar="PATTERNS",
                  help="Layers that stay at the sites, such as '*norm*,position_embedding.*'."),
     click.option("--final-rate", type=click.FloatRange(0, 1), default=1.0, show_default=True,

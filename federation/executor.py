@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 
@@ -42,8 +42,7 @@ class Kind:
     task : str
         Flower's name of the tasks.
     load : callable
-        Imports what an app needs, and gives what runs one: a function of address, token and the
-        authority's certificate, if TLS is spoken.
+        Imports what an app needs, and gives Flower's function that runs one.
     poll_seconds : float
         From one question for a task to the next.
     farewell : int
@@ -51,7 +50,7 @@ class Kind:
     """
 
     task: str
-    load: Callable[[], Callable[[str, str, bytes | None], None]]
+    load: Callable[[], Callable[..., None]]
     poll_seconds: float
     farewell: int
 
@@ -190,7 +189,13 @@ def _fork(name: str, kind: Kind, address: str, authority: bytes | None) -> tuple
         with open(from_parent) as pipe:
             token = pipe.read()
         _prctl(PR_SET_NAME, name.encode())
-        run(address, token, authority)
+        run(
+            runtime_api_address=address,
+            token=token,
+            insecure=authority is None,
+            certificates=authority,
+            runtime_dependency_install=False,
+        )
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -201,26 +206,17 @@ def _fork(name: str, kind: Kind, address: str, authority: bytes | None) -> tuple
         os._exit(code)
 
 
-def _client_app() -> Callable[[str, str, bytes | None], None]:
+def _client_app() -> Callable[..., None]:
     # Creating an optimizer imports PyTorch's compiler; better once here than in every fork.
     import torch._dynamo  # noqa: F401
     from flwr.supernode.runtime.run_clientapp import run_clientapp
 
     import federation.client_app  # noqa: F401
 
-    def run(address: str, token: str, authority: bytes | None) -> None:
-        run_clientapp(
-            runtime_api_address=address,
-            token=token,
-            insecure=authority is None,
-            certificates=authority,
-            runtime_dependency_install=False,
-        )
-
-    return run
+    return run_clientapp
 
 
-def _server_app() -> Callable[[str, str, bytes | None], None]:
+def _server_app() -> Callable[..., None]:
     from queue import Queue
 
     from flwr.supercore.logger import mirror_output_to_queue
@@ -228,18 +224,11 @@ def _server_app() -> Callable[[str, str, bytes | None], None]:
 
     import federation.server_app  # noqa: F401
 
-    def run(address: str, token: str, authority: bytes | None) -> None:
+    def run(**how: Any) -> None:
         # What `flwr-serverapp` does: the SuperLink gets what the app prints.
         printed: Queue[str | None] = Queue()
         mirror_output_to_queue(printed)
-        run_serverapp(
-            runtime_api_address=address,
-            log_queue=printed,
-            token=token,
-            insecure=authority is None,
-            certificates=authority,
-            runtime_dependency_install=False,
-        )
+        run_serverapp(log_queue=printed, **how)
 
     return run
 

@@ -88,6 +88,7 @@ def train_at_site(
         proximal_mu=task.proximal_mu,
         control=variates,
         moments=moments,
+        steps=task.fewest_steps,
     )
     personal = personal_names(received, task.personal_patterns)
     delta, keeps = _parted(model, received, personal)

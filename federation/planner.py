@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 from federation.compression import Compression
@@ -124,6 +124,7 @@ def plan(
     local_epochs: int,
     price: float,
     buffer: int = 0,
+    at_once: int = 0,
 ) -> Plan:
     """Reckon what a run takes.
 
@@ -141,6 +142,8 @@ def plan(
         US dollars for a GB (10⁹ bytes) that leaves the cloud.
     buffer : int
         Answers that end a round, if it does not wait for all sites (FedBuff).
+    at_once : int
+        Sites that are at work at a time; 0 for all.
     """
     whole = message_bytes(shapes, Compression("none"), 1.0)
     shares = [_reached(site.touched, local_epochs) for site in sites]
@@ -154,8 +157,10 @@ def plan(
     # Rounds + 1 models go down, the first one whole; the last is only evaluated, by all.
     run_down = len(sites) * (whole + down) + (rounds - 1) * round_down
     run_up = rounds * round_up
-    first, usual = (_seconds(sites, ups, size, local_epochs, buffer) for size in (whole, down))
-    last = _seconds(sites, [0] * len(sites), down, 0, 0)
+    first, usual = (
+        _seconds(sites, ups, size, local_epochs, buffer, at_once) for size in (whole, down)
+    )
+    last = _seconds(sites, [0] * len(sites), down, 0, 0, at_once)
     known = first is not None and usual is not None and last is not None
     return Plan(
         compression=compression,
@@ -181,6 +186,7 @@ def choose(
     local_epochs: int,
     price: float,
     buffer: int = 0,
+    at_once: int = 0,
     schemes: Sequence[Compression] = SCHEMES,
 ) -> Plan:
     """Pick the run that loses least and stays in the budget.
@@ -212,6 +218,7 @@ def choose(
                     local_epochs=local_epochs * stretch,
                     price=price,
                     buffer=buffer,
+                    at_once=at_once,
                 )
                 if candidate.fits(budget):
                     return candidate
@@ -292,18 +299,24 @@ def _reached(touched: float, epochs: int) -> float:
 
 
 def _seconds(
-    sites: Sequence[Site], ups: Sequence[int], down: int, epochs: int, buffer: int
+    sites: Sequence[Site],
+    ups: Sequence[int],
+    down: int,
+    epochs: int,
+    buffer: int,
+    at_once: int,
 ) -> float | None:
-    """Until the slowest site has answered; with a buffer, until so many answers have come."""
+    """Until the last site has answered; with a buffer, until so many answers have come."""
     times = []
     for site, up in zip(sites, ups, strict=True):
         if site.bandwidth is None or (epochs and site.epoch_seconds is None):
             return None
         times.append((up + down) / site.bandwidth + epochs * (site.epoch_seconds or 0))
+    turns = max(1.0, len(times) / at_once) if at_once else 1.0
     if buffer:
         # Each site goes on at its own pace.
-        return buffer / sum(1 / max(each, 1e-9) for each in times)
-    return max(times)
+        return turns * buffer / sum(1 / max(each, 1e-9) for each in times)
+    return max(max(times), turns * mean(times))
 
 
 def _fewer_sites(sites: Sequence[Site]) -> Iterator[list[Site]]:

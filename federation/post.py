@@ -85,15 +85,18 @@ class Post:
             question.due = 0.0
 
     def send(self) -> None:
-        """Send what is due to the sites that are there."""
+        """Send what is due to the sites that are there, as many as may be at work at a time."""
         now = time.monotonic()
         waiting = {site: asked for site, asked in self._open.items() if asked.due <= now}
-        if not waiting:
+        at_work = len(self._open) - len(waiting)
+        room = (self._settings.at_once or len(self._open)) - at_work
+        if not waiting or room <= 0:
             return
         there = {node.name: node.node_id for node in self._grid.get_nodes()}
         messages, questions = [], []
-        for site, question in waiting.items():
-            if site not in there:
+        # A site that was silent before lets the others go first.
+        for site, question in sorted(waiting.items(), key=lambda asked: asked[1].times):
+            if site not in there or len(messages) == room:
                 continue
             content = question.content()
             messages.append(

@@ -54,6 +54,8 @@ class Task:
         :func:`vocabulary_digest` of the model's items.
     local_epochs, proximal_mu, keep_moments, personal, seed, compression, share
         See :class:`federation.settings.RunSettings`.
+    fewest_steps : int
+        Of a pass: see :func:`recsys.finetune.fewest_steps`.
     privacy : str
         :class:`federation.privacy.rounds.Terms` as text, or "none" (Flower counts no empty text).
     rate : float
@@ -71,6 +73,7 @@ class Task:
     local_epochs: int
     proximal_mu: float
     seed: int
+    fewest_steps: int
     compression: str = "none"
     share: float = 0.1
     rate: float = 1.0

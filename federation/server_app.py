@@ -43,6 +43,7 @@ from federation.selection import select
 from federation.settings import RunSettings
 from federation.updates import Update, Weights
 from recsys.artifact import LoadedModel, load_model, save_model
+from recsys.finetune import fewest_steps
 
 app = ServerApp()
 log = logging.getLogger("flwr")
@@ -71,6 +72,7 @@ def _run(grid: Grid, settings: RunSettings) -> None:
     initial = load_model(folder / "initial")
     state = Checkpoint.load(folder) or Checkpoint(0, _weights_of(initial), {}, [{"round": 0}])
     terms = _terms(settings)
+    keep_moments = settings.keep_moments and terms is None
     task = Task(
         run=identity(folder),
         number=0,
@@ -80,7 +82,8 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         vocabulary=vocabulary_digest(initial.items),
         local_epochs=settings.local_epochs,
         proximal_mu=settings.proximal_mu,
-        keep_moments=settings.keep_moments,
+        keep_moments=keep_moments,
+        fewest_steps=fewest_steps(settings.rounds * settings.local_epochs, keep_moments),
         personal=settings.personal,
         seed=settings.seed,
         compression=settings.compression,

@@ -49,7 +49,8 @@ class RunSettings:
         So many sites the robust strategies bear; 0 with others.
     keep_moments : bool
         Each site's optimizer goes on, round after round, with what it remembers of its gradients
-        (the moments of AdamW, which stay at the site), instead of beginning afresh.
+        (the moments of AdamW, which stay at the site), instead of beginning afresh. Private
+        training remembers nothing.
     by_row : bool
         Average each row of a table over the sites that touched it (FedSubAvg).
     personal : str
@@ -76,6 +77,9 @@ class RunSettings:
     ask_again : float
         Seconds after which a silent site gets its message a second time; then after twice as
         long, and so on.
+    at_once : int
+        So many sites at most are at work at a time, the others wait for their turn; 0 for all. One
+        that was silent for `ask_again` does not count.
     dp_epsilon, dp_delta : float
         Budget of user-level differential privacy, over all that went into the model; ε of 0 for
         none (see :mod:`federation.privacy.rounds`).
@@ -106,7 +110,7 @@ class RunSettings:
     buffer: int = 0
     wrong_sites: int = 0
     by_row: bool = False
-    keep_moments: bool = False
+    keep_moments: bool = True
     personal: str = "none"
     final_rate: float = 1.0
     selection: str = "share"
@@ -117,6 +121,7 @@ class RunSettings:
     round_timeout: float = 1800.0
     quorum: float = 0.5
     ask_again: float = 120.0
+    at_once: int = 0
     dp_epsilon: float = 0.0
     dp_delta: float = 1e-6
     dp_clip: float = 1.0
@@ -165,6 +170,7 @@ class RunSettings:
             0 < self.ask_again < math.inf, "ask_again", self.ask_again,
             "use a number of seconds above 0",
         )
+        _require(self.at_once >= 0, "at_once", self.at_once, "use a number of sites, or 0 for all")
         _require(
             0 <= self.dp_epsilon < math.inf, "dp_epsilon", self.dp_epsilon, "use 0 (none) or more"
         )
@@ -173,10 +179,6 @@ class RunSettings:
         _require(
             not self.dp_epsilon or self.strategy not in LOCAL_RULES, "strategy", self.strategy,
             "private training has no rule of its own at the site; use fedavg with dp_epsilon",
-        )
-        _require(
-            not self.dp_epsilon or not self.keep_moments, "keep_moments", self.keep_moments,
-            "private training keeps nothing of a round's gradients; leave it out with dp_epsilon",
         )
         _require(self.secure in SECURE, "secure", self.secure, "use none, masks or ckks")
         _require(

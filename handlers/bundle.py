@@ -2,8 +2,8 @@
 
 The file is a zip that Python runs: ``__main__.py`` (`handlers.edge`), those modules of `handlers`
 and `recsys` that answer, the model as `recsys.portable` has it, ``policy.json`` (`handlers.tower`),
-``openapi.json``, ``requirements.txt``, and ``manifest.json`` with the SHA-256 of each. Equal input
-gives equal bytes.
+``events.json`` (`handlers.tokens`), ``openapi.json``, ``requirements.txt``, and ``manifest.json`` with
+the SHA-256 of each. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from handlers.archive import version_of
-from handlers.edge import MANIFEST, MODEL, POLICY, SIGNATURE
+from handlers.edge import EVENTS, MANIFEST, MODEL, POLICY, SIGNATURE
 from handlers.errors import ArchiveError
 from handlers.kinds import RECOMMEND, kind_in
 from handlers.openapi import openapi_document
@@ -29,12 +29,12 @@ from handlers.tower import Policy
 
 # The modules that answer, by package; nothing that they import when they are loaded needs torch.
 MODULES = {
-    "handlers": ("errors", "fresh", "kinds", "openapi", "parsing", "posters", "recommender",
-                 "replies", "requests", "sessions", "stopwatch", "tower"),
+    "handlers": ("errors", "fresh", "kinds", "ledger", "openapi", "parsing", "recommender", "replies",
+                 "requests", "sessions", "stopwatch", "tokens", "tower"),
     "recsys": ("diversity", "errors", "exact", "filters", "portable", "ranking"),
     "recsys.accelerate": ("session",),
 }  # fmt: skip
-REQUIREMENTS = ("numpy", "onnxruntime", "pydantic", "uvicorn")
+REQUIREMENTS = ("cryptography", "numpy", "onnxruntime", "pydantic", "PyJWT", "uvicorn")
 # The earliest that a zip can tell.
 TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -47,6 +47,7 @@ def build_bundle(
     target: Path,
     sign: Sign | None = None,
     policy: Policy = Policy(),
+    keys: Sequence[str] | None = (),
 ) -> Path:
     """Write the bundle of a recommender.
 
@@ -62,6 +63,10 @@ def build_bundle(
         Gives a signature of the bytes of the manifest.
     policy
         What the cloud is told of the users of the site at which it will serve.
+    keys
+        Of who signs tokens, as `handlers.tokens.tokens_of` takes them: where users' histories or
+        sessions are served with it, whoever posts or asks for one needs a token. None where anybody
+        may.
 
     Raises
     ------
@@ -85,6 +90,9 @@ def build_bundle(
             write_portable(content / MODEL, runtime, items, columns_of(artifact, items))
             _lay_out(content)
             (content / POLICY).write_text(json.dumps(asdict(policy)) + "\n")
+            credential = "none" if keys is None else "token"
+            events = {"credential": credential, "keys": list(keys or ())}
+            (content / EVENTS).write_text(json.dumps(events) + "\n")
             _describe(content, digest, sign)
             packed = Path(scratch) / "bundle"
             _pack(content, packed)

@@ -16,13 +16,17 @@ import socket
 import sys
 import zipfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from handlers.ledger import Ledger
+    from handlers.tokens import Tokens
     from handlers.tower import Policy
 
 MANIFEST, SIGNATURE, MODEL, POLICY = "manifest.json", "manifest.sig", "model", "policy.json"
+EVENTS = "events.json"
 # What a client may take to send a body, and how many may be waiting for an answer.
 BODY_SECONDS, MOST_CLIENTS = 10.0, 64
 
@@ -45,6 +49,10 @@ class EdgeServer:
         What the cloud is told of users; nothing by default.
     histories
         Of the site's users.
+    tokens
+        Tells who may post and ask for a user; None where anybody may.
+    ledger
+        Counts what the cloud is told of each user, where the policy limits that.
     """
 
     def __init__(
@@ -54,6 +62,8 @@ class EdgeServer:
         most_bytes: int,
         policy: Policy | None = None,
         histories: Mapping[str, Sequence[str]] | None = None,
+        tokens: Tokens | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         from handlers.kinds import RECOMMEND
         from handlers.openapi import openapi_document
@@ -62,12 +72,15 @@ class EdgeServer:
         self.kind = RECOMMEND
         self.model = self.kind.open(folder)
         self.model.histories = histories or {}
+        self.cloud: CloudIndex | None = None
         if policy is not None and policy.shares == "vector":
             recommender = self.model.model
             runtime = recommender.runtime
-            runtime.index = CloudIndex(runtime.index, recommender.places, digest, policy)
+            self.cloud = CloudIndex(runtime.index, recommender.places, digest, policy, ledger)
+            runtime.index = self.cloud
         self.digest = digest
         self.most_bytes = most_bytes
+        self.tokens = tokens
         self.document = json.dumps(openapi_document([RECOMMEND])).encode()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -88,6 +101,8 @@ class EdgeServer:
         sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if timing:
             sent.append((b"server-timing", timing.encode()))
+        if status == 401:
+            sent.append((b"www-authenticate", b"Bearer"))
         if status in (408, 413):  # the rest of the body is not read
             sent.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": sent})
@@ -108,9 +123,16 @@ class EdgeServer:
         except TimeoutError:
             return *_problem(408, f"The body took more than {BODY_SECONDS:.0f} seconds."), ""
         # The cloud may take its time; others are answered meanwhile.
-        return await asyncio.to_thread(self.answer, bytes(body), headers.get("x-request-id"))
+        return await asyncio.to_thread(
+            self.answer,
+            bytes(body),
+            headers.get("x-request-id"),
+            headers.get("authorization", ""),
+        )
 
-    def answer(self, body: bytes, request_id: str | None = None) -> tuple[int, bytes, str]:
+    def answer(
+        self, body: bytes, request_id: str | None = None, authorization: str = ""
+    ) -> tuple[int, bytes, str]:
         """Status, JSON and the times of the parts for the body of one request."""
         from handlers.errors import Refused
         from handlers.replies import accepted, answers_of, reply
@@ -119,10 +141,14 @@ class EdgeServer:
         watch = Stopwatch()
         try:
             with watch("parse"):
-                request = accepted(self.kind, body, self.digest, request_id)
+                request = accepted(
+                    self.kind, body, self.digest, request_id, self.tokens, authorization
+                )
         except Refused as error:
             return *reply(error, self.digest), ""
-        (answer,) = answers_of(self.model, [request], watch)
+        user = getattr(request, "user", None)
+        with self.cloud.for_user(user) if self.cloud else nullcontext():
+            (answer,) = answers_of(self.model, [request], watch)
         status, text = reply(answer, self.digest)
         return status, text, watch.header if status == 200 else ""
 
@@ -160,6 +186,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (8080)")
     parser.add_argument("--request-bytes", type=int, default=1_000_000, help="largest body (1 MB)")
     parser.add_argument("--histories", type=Path, help="histories of the site's users")
+    parser.add_argument("--ledger", type=Path, help="counts what of each user the cloud is told")
     parser.add_argument("--share-nothing", action="store_true", help="tell the cloud nothing")
     options = parser.parse_args()
     try:
@@ -171,17 +198,34 @@ def main() -> None:
     try:
         import uvicorn
 
+        from handlers.ledger import Ledger
+        from handlers.tokens import tokens_of
         from handlers.tower import Policy, read_histories
         from recsys.errors import RecsysError
 
         model = zipfile.Path(archive, f"{MODEL}/")
         policy = Policy(**json.loads(zipfile.Path(archive, POLICY).read_text(encoding="utf-8")))
+        events = json.loads(zipfile.Path(archive, EVENTS).read_text(encoding="utf-8"))
+        if options.share_nothing:
+            policy = Policy()
+        ledger = None
+        if policy.shares == "vector" and policy.most_vectors is not None:
+            if options.ledger is None:
+                raise ValueError(
+                    f"The policy of {archive} lets {policy.most_vectors} vectors of each user go: "
+                    "name the file that counts them with --ledger, or use --share-nothing"
+                )
+            ledger = Ledger(options.ledger, policy.most_vectors, policy.noise)
+        # Without histories and sessions nothing is known of a user that a name would give away.
+        known = options.histories or os.environ.get("HYBRID_SESSIONS")
         server = EdgeServer(
             model,
             manifest["model"],
             options.request_bytes,
-            None if options.share_nothing else policy,
+            policy,
             read_histories(options.histories) if options.histories else None,
+            tokens_of(events["keys"]) if known and events["credential"] != "none" else None,
+            ledger,
         )
         listening = socket.create_server((options.host, options.port))
     except ImportError as error:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from handlers.kinds import KINDS, Kind
-from handlers.posters import AUDIENCE
+from handlers.tokens import AUDIENCE
 from handlers.requests import (
     ClickRequest,
     EventsRequest,
@@ -37,14 +37,14 @@ SERVERS_OWN = {
     },
     "required": ["code", "type", "message"],
 }
-# What is asked of who posts events; see `handlers.posters`.
+# What is asked of who posts or asks for a user; see `handlers.tokens`.
 EVENT_TOKEN = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "JWT",
-    "description": "Asked of who posts events, unless the service takes them from anybody: signed "
-    f"with Ed25519, with aud {AUDIENCE!r}, iat, exp and the user as sub, or any_user: true. Nothing "
-    "else that is asked needs one.",
+    "description": "Asked of who posts events or names a user, where the service keeps what users "
+    f"did and does not answer just anybody: signed with Ed25519, with aud {AUDIENCE!r}, iat, exp and "
+    "the user as sub, or any_user: true. Nothing else that is asked needs one.",
 }
 
 
@@ -112,8 +112,8 @@ def _path(kind: Kind) -> dict[str, Any]:
 
 def _event_refusals() -> dict[str, Any]:
     return {
-        "401": _refusal("Events come without a token, or with one that is not good"),
-        "403": _refusal("The token is for another user than the events"),
+        "401": _refusal("A user is named without a token, or with one that is not good"),
+        "403": _refusal("The token is for another user than the request"),
     }
 
 

@@ -10,31 +10,45 @@ from uuid import uuid4
 
 from handlers.errors import OtherModel, Refused
 from handlers.parsing import parse
-from handlers.requests import EventsRequest, VectorRequest
+from handlers.requests import EventsRequest, RecommendRequest, VectorRequest
 
 if TYPE_CHECKING:
     from handlers.kinds import Answerer, Kind
     from handlers.stopwatch import Stopwatch
+    from handlers.tokens import Tokens
     from handlers.tracing import Origin
 
 LOG = logging.getLogger(__name__)
 Answer = dict[str, Any] | Exception
 
 
-def accepted(kind: Kind, body: Any, digest: str, request_id: str | None) -> Any:
+def accepted(
+    kind: Kind,
+    body: Any,
+    digest: str,
+    request_id: str | None,
+    tokens: Tokens | None = None,
+    authorization: str = "",
+) -> Any:
     """The request in a body, for a model of that digest.
 
     Parameters
     ----------
     request_id
         The same where a client or proxy sends the same again.
+    tokens
+        Tells who may post and ask for a user; None where anybody may.
+    authorization
+        The request's header of that name.
 
     Raises
     ------
     Refused
-        It is no request, or not one to this model.
+        It is no request, not one to this model, or its user is not its sender's to ask for.
     """
     request = parse(kind.request, body)
+    if tokens and isinstance(request, EventsRequest | RecommendRequest) and request.user is not None:
+        tokens.require(request.user, authorization)
     if isinstance(request, EventsRequest):
         return request.sent_as(request_id or uuid4().hex)
     if isinstance(request, VectorRequest) and request.model != digest:

@@ -41,7 +41,7 @@ class Service:
         from handlers.kinds import kind_in
         from handlers.meter import Meter
         from handlers.openapi import openapi_document
-        from handlers.posters import open_posters
+        from handlers.tokens import open_tokens
         from handlers.replies import answers_of
         from handlers.stopwatch import Stopwatch
         from handlers.tracing import open_tracer
@@ -61,7 +61,7 @@ class Service:
         for _ in range(WARM_UP):
             answers_of(self.model, [example], Stopwatch())
         self.tracer = open_tracer(self.kind.name, self.digest)
-        self.posters = open_posters()
+        self.tokens = open_tokens()
         self.meter = Meter(self.kind.name, self.digest)
         self.observer = observer_of(self.model, folder / "artifact")
         if self.observer:
@@ -72,7 +72,6 @@ class Service:
         """Answer a batch of requests, in their order."""
         from handlers.errors import Refused
         from handlers.replies import accepted, answers_of
-        from handlers.requests import EventsRequest
         from handlers.stopwatch import Stopwatch
         from handlers.tracing import Origin
 
@@ -87,12 +86,14 @@ class Service:
                     continue
                 body = row.get("body", row.get("data"))
                 try:
-                    request = accepted(
-                        self.kind, body, self.digest, origins[place].request_id
+                    good[place] = accepted(
+                        self.kind,
+                        body,
+                        self.digest,
+                        origins[place].request_id,
+                        self.tokens,
+                        origins[place].authorization,
                     )
-                    if self.posters and isinstance(request, EventsRequest):
-                        self.posters.require(request.user, origins[place].authorization)
-                    good[place] = request
                 except Refused as error:
                     answers[place] = error
         found = answers_of(

@@ -12,7 +12,9 @@ import http.client
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from handlers.ledger import Ledger, MayNotGo
 from recsys.exact import Found, Index
 
 LOG = logging.getLogger(__name__)
@@ -46,19 +49,23 @@ class Policy:
         Largest length of a vector that goes; None for no bound.
     noise
         Standard deviation of the Gaussian noise on each of its numbers, as a multiple of `clip`.
+    most_vectors
+        Different vectors of one user that may go, ever; None for no limit.
     """
 
     shares: str = "nothing"
     cloud: str | None = None
     clip: float | None = None
     noise: float = 0.0
+    most_vectors: int | None = None
 
 
 class CloudIndex:
     """An index whose candidates the cloud finds.
 
     What cannot be asked with a vector alone (filters, more items than there are candidates) is
-    answered by the site's own index, and so is everything while the cloud does not answer.
+    answered by the site's own index, and so is everything while the cloud does not answer, and what
+    is asked for a user of whom no more may go, or for nobody, where there is a limit for each user.
 
     Parameters
     ----------
@@ -70,14 +77,32 @@ class CloudIndex:
         Of the model; the cloud refuses vectors of another.
     policy
         With ``shares: vector``.
+    ledger
+        Counts vectors; None where the policy has no limit.
     """
 
     def __init__(
-        self, own: Index, places: Mapping[str, int], digest: str, policy: Policy
+        self,
+        own: Index,
+        places: Mapping[str, int],
+        digest: str,
+        policy: Policy,
+        ledger: Ledger | None = None,
     ) -> None:
         self.own, self.places, self.digest, self.policy = own, places, digest, policy
+        self.ledger = ledger
+        self._asking = threading.local()
         self.rows, self.scores = own.rows, own.scores
         self._key = secrets.token_bytes(32)
+
+    @contextmanager
+    def for_user(self, user: str | None) -> Iterator[None]:
+        """What this thread searches meanwhile is for that user."""
+        self._asking.user = user
+        try:
+            yield
+        finally:
+            del self._asking.user
 
     def search(self, states: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         k = min(k, len(self.places))
@@ -95,11 +120,17 @@ class CloudIndex:
             values[row], places[row] = scores[best], found[best]
         return values, places
 
+    @property
+    def _user(self) -> str | None:
+        """For whom this thread searches."""
+        return getattr(self._asking, "user", None)
+
     def told(self, state: np.ndarray) -> np.ndarray:
         """What goes to the cloud of float[d]: clipped, and with noise.
 
-        The noise follows from the vector and a key that is drawn when the process starts: asking
-        again gives the same, so that it cannot be averaged away.
+        The noise follows from the vector, the user and a key that is drawn when the process starts:
+        asking again gives the same, so that it cannot be averaged away, and who knows a vector of
+        one user does not recognise the same history of another.
         """
         vector, policy = state.astype(np.float64), self.policy
         if policy.clip is not None:
@@ -107,23 +138,29 @@ class CloudIndex:
         if policy.noise:
             deviation = policy.noise * policy.clip
             grid = deviation * GRID
-            noise = _gaussian(self._key + state.tobytes(), len(vector))
+            # Of a fixed length, so that no two users and vectors make the same seed.
+            user = hashlib.sha256((self._user or "").encode()).digest()
+            noise = _gaussian(self._key + user + state.tobytes(), len(vector))
             vector = np.round((vector + deviation * noise) / grid) * grid
         return vector
 
     def _candidates(self, state: np.ndarray) -> np.ndarray:
-        """int64[found] places of the items that the cloud finds; none where it does not answer."""
+        """int64[found] places of the items that the cloud finds; none where it is not asked."""
         asked = {
             "vector": self.told(state).tolist(),
             "model": self.digest,
             "k": min(CANDIDATES, len(self.places)),
         }
+        known: list[int] = []
         try:
+            if self.ledger:
+                self.ledger.count(self._user, state.tobytes())
             names = [row["item"] for row in self._post(asked)["items"]]
             known = [self.places[name] for name in dict.fromkeys(names) if name in self.places]
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
             LOG.warning("The site answers by itself, since the cloud does not: %s", error)
-            known = []
+        except MayNotGo as error:
+            LOG.warning("The site answers by itself: %s.", error)
         return np.array(known, dtype=np.int64)
 
     def _post(self, asked: dict[str, Any]) -> dict[str, Any]:

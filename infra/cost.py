@@ -48,7 +48,7 @@ class Traffic(BaseModel):
 
 
 class Checked(BaseModel):
-    """Where prices were found again, and when what was found there had been made."""
+    """Where prices were found again; when that was made, or found where it has no date."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     source: str

@@ -21,7 +21,7 @@ from infra.offline.resource import (
     value_at,
     with_value_at,
 )
-from infra.offline.wire import Secret, without_nulls
+from infra.offline.wire import UNKNOWN, Secret, without_nulls
 from infra.resources import PROVIDERS, Declared, Recorded
 
 # What the engine and the official plugins add to inputs.
@@ -55,21 +55,25 @@ def compare(declared: Sequence[Declared], recorded: Mapping[str, Recorded]) -> l
     """Steps from what is recorded to what is declared, deletions last.
 
     An input that comes from a resource which is created or replaced counts as changed. Two secrets
-    count as equal, since a state holds them sealed.
+    count as equal, since a state holds them sealed; so does what is made of secrets of resources
+    that stay the same, such as a fingerprint, which is unknown here.
     """
     steps: list[Step] = []
     moved: set[str] = set()
+    same: set[str] = set()
     for resource in declared:
-        step = _step(resource, recorded.get(resource.urn), moved)
+        step = _step(resource, recorded.get(resource.urn), moved, same)
         if step.operation in ("create", "replace"):
             moved.add(resource.urn)
+        elif step.operation == "same":
+            same.add(resource.urn)
         steps.append(step)
     wanted = {resource.urn for resource in declared}
     gone = [old for urn, old in recorded.items() if urn not in wanted]
     return steps + [Step("delete", old) for old in reversed(gone)]
 
 
-def _step(resource: Declared, old: Recorded | None, moved: set[str]) -> Step:
+def _step(resource: Declared, old: Recorded | None, moved: set[str], same: set[str]) -> Step:
     if old is None:
         return Step("create", resource)
     if not resource.custom:
@@ -77,6 +81,9 @@ def _step(resource: Declared, old: Recorded | None, moved: set[str]) -> Step:
     entry = _entry(resource.type)
     before = _comparable(old.inputs)
     after = _completed(_comparable(resource.inputs), before, old, entry)
+    for name, sources in resource.sources.items():
+        if name in after and sources and sources <= same:
+            after[name] = _made_known(after[name], before.get(name))
     found = [change for change in changes(before, after) if change.property not in resource.ignored]
     seen = {change.property for change in found}
     found += [
@@ -121,6 +128,17 @@ def _sealed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _sealed(item) for key, item in value.items() if key != "__defaults"}
     return [_sealed(item) for item in value] if isinstance(value, list) else value
+
+
+def _made_known(after: Any, before: Any) -> Any:
+    """A declared value with the recorded one in each place where it is unknown."""
+    if after is UNKNOWN and before is not None:
+        return before
+    if isinstance(after, dict) and isinstance(before, dict):
+        return {key: _made_known(item, before.get(key)) for key, item in after.items()}
+    if isinstance(after, list) and isinstance(before, list) and len(after) == len(before):
+        return [_made_known(*pair) for pair in zip(after, before, strict=True)]
+    return after
 
 
 @cache

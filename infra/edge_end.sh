@@ -14,6 +14,8 @@ folder=${ROOT:-}/opt/hybrid-edge
 unit=${ROOT:-}/etc/systemd/system/hybrid-edge.service
 # The site's own, put there by whoever keeps the site's data.
 histories=${ROOT:-}/var/lib/hybrid-edge/histories.jsonl
+# Written by the server alone; stays when the bundles go, as what was told stays told.
+ledger=${ROOT:-}/var/lib/hybrid-edge/told/ledger.sqlite
 seconds=${HYBRID_EDGE_SECONDS:-60}
 
 fail() {
@@ -48,7 +50,7 @@ with zipfile.ZipFile(sys.argv[1]) as bundle:
         echo "$3" >"$release/model"
     fi
     rm -f "$received"
-    options="--port $2"
+    options="--port $2 --ledger $ledger"
     [ ! -e "$histories" ] || options="$options --histories $histories"
     echo "OPTIONS=$options" >"$release/options"
     sync
@@ -77,6 +79,8 @@ ExecStart=$folder/current/python/bin/python $folder/current/bundle.pyz \$OPTIONS
 Restart=always
 RestartSec=2
 UMask=0077
+StateDirectory=hybrid-edge/told
+StateDirectoryMode=0700
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict

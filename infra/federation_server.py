@@ -127,36 +127,29 @@ class FederationServer(pulumi.ComponentResource):
                 # Two SuperLinks must never write to one database.
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": pods.selector(PART)},
-                "template": {
-                    "metadata": {
-                        "labels": pods.labels(PART),
-                        # A renewed certificate restarts the pod, which would not read it otherwise.
-                        "annotations": {"hybrid/certificate": self.certificate.apply(_digest)},
-                    },
-                    "spec": {
-                        "service_account_name": account.metadata["name"],
-                        "automount_service_account_token": False,
-                        "security_context": pods.POD_SECURITY,
-                        "node_selector": {"hybrid/pool": "private"},
-                        "containers": containers(args),
-                        "volumes": [
-                            {
-                                "name": "credentials",
-                                "secret": {
-                                    "secret_name": credentials.metadata["name"],
-                                    "default_mode": 0o440,
-                                },
+                "template": pods.template(
+                    PART,
+                    account.metadata["name"],
+                    containers(args),
+                    [
+                        {
+                            "name": "credentials",
+                            "secret": {
+                                "secret_name": credentials.metadata["name"],
+                                "default_mode": 0o440,
                             },
-                            {"name": "proxy", "config_map": {"name": proxy.metadata["name"]}},
-                            {"name": "sites", "config_map": {"name": sites.metadata["name"]}},
-                            {
-                                "name": "state",
-                                "persistent_volume_claim": {"claim_name": state.metadata["name"]},
-                            },
-                            {"name": "tmp", "empty_dir": {}},
-                        ],
-                    },
-                },
+                        },
+                        {"name": "proxy", "config_map": {"name": proxy.metadata["name"]}},
+                        {"name": "sites", "config_map": {"name": sites.metadata["name"]}},
+                        {
+                            "name": "state",
+                            "persistent_volume_claim": {"claim_name": state.metadata["name"]},
+                        },
+                    ],
+                    # A renewed certificate restarts the pod, which would not read it otherwise.
+                    annotations={"hybrid/certificate": self.certificate.apply(_digest)},
+                    node_selector={"hybrid/pool": "private"},
+                ),
             },
             opts=own,
         )

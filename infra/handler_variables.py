@@ -32,13 +32,13 @@ def session_variables(
     }
 
 
-def posting_variables(credential: str, keys: Iterable[str]) -> dict[str, str]:
-    """Of who may post events, as `handlers.posters.open_posters` takes them.
+def token_variables(credential: str, keys: Iterable[str]) -> dict[str, str]:
+    """Of who may post and ask for users, as `handlers.tokens.open_tokens` takes them.
 
     Parameters
     ----------
     credential
-        ``token``, or ``none`` where anybody may post for everybody.
+        ``token``, or ``none`` where anybody may post and ask for everybody.
     keys
         Public Ed25519 keys that sign tokens, each 32 bytes in base64.
     """

@@ -1,11 +1,12 @@
 """What every pod of ours has in common: who it runs as, what it may not do, how it is labelled.
 
-Pure data for :mod:`infra.serving`, :mod:`infra.session_store` and :mod:`infra.federation_server`;
-all of it satisfies Kubernetes' "restricted" Pod Security Standard, which their namespaces enforce.
+Pure data for :mod:`infra.serving`, :mod:`infra.session_store`, :mod:`infra.federation_server` and
+:mod:`infra.training_job`; all of it satisfies Kubernetes' "restricted" Pod Security Standard, which their namespaces enforce.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 USER = 1000
@@ -47,6 +48,42 @@ def peer(namespace: str, part: str) -> dict[str, Any]:
         # Kubernetes gives each namespace this label itself.
         "namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": namespace}},
         "pod_selector": {"match_labels": selector(part)},
+    }
+
+
+def template(
+    part: str,
+    account: Any,
+    containers: Sequence[Mapping[str, Any]],
+    volumes: Sequence[Mapping[str, Any]],
+    *,
+    annotations: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> dict[str, Any]:
+    """Template of a part's pods, which have no credentials of the cluster.
+
+    Parameters
+    ----------
+    account
+        Name of their service account.
+    volumes
+        Besides an empty one, "tmp".
+    how
+        Further fields of the pods.
+    """
+    return {
+        "metadata": {
+            "labels": labels(part),
+            **({"annotations": annotations} if annotations else {}),
+        },
+        "spec": {
+            "service_account_name": account,
+            "automount_service_account_token": False,
+            "security_context": POD_SECURITY,
+            **how,
+            "containers": containers,
+            "volumes": [*volumes, {"name": "tmp", "empty_dir": {}}],
+        },
     }
 
 

@@ -128,33 +128,29 @@ class Serving(pulumi.ComponentResource):
                     "type": "RollingUpdate",
                     "rolling_update": {"max_unavailable": 0, "max_surge": 1},
                 },
-                "template": {
-                    "metadata": {"labels": pods.labels(PART), "annotations": annotations},
-                    "spec": {
-                        "service_account_name": account.metadata["name"],
-                        "automount_service_account_token": False,
-                        "security_context": pods.POD_SECURITY,
-                        **nodes(args.placement),
-                        **devices(args.placement),
-                        "topology_spread_constraints": [
-                            {
-                                "max_skew": 1,
-                                "topology_key": "kubernetes.io/hostname",
-                                "when_unsatisfiable": "ScheduleAnyway",
-                                "label_selector": {"match_labels": pods.selector(PART)},
-                            }
-                        ],
-                        "containers": [container(args)],
-                        "volumes": [
-                            {
-                                "name": "configuration",
-                                "config_map": {"name": configuration.metadata["name"]},
-                            },
-                            {"name": "work", "empty_dir": {}},
-                            {"name": "tmp", "empty_dir": {}},
-                        ],
-                    },
-                },
+                "template": pods.template(
+                    PART,
+                    account.metadata["name"],
+                    [container(args)],
+                    [
+                        {
+                            "name": "configuration",
+                            "config_map": {"name": configuration.metadata["name"]},
+                        },
+                        {"name": "work", "empty_dir": {}},
+                    ],
+                    annotations=annotations,
+                    topology_spread_constraints=[
+                        {
+                            "max_skew": 1,
+                            "topology_key": "kubernetes.io/hostname",
+                            "when_unsatisfiable": "ScheduleAnyway",
+                            "label_selector": {"match_labels": pods.selector(PART)},
+                        }
+                    ],
+                    **nodes(args.placement),
+                    **devices(args.placement),
+                ),
             },
             opts=own,
         )

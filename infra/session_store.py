@@ -76,30 +76,23 @@ class SessionStore(pulumi.ComponentResource):
                 # Of two stores each would know half of what a user did.
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": pods.selector(PART)},
-                "template": {
-                    "metadata": {
-                        "labels": pods.labels(PART),
-                        # The server reads its configuration when it starts.
-                        "annotations": {"hybrid/configuration": fingerprint(text)},
-                    },
-                    "spec": {
-                        "service_account_name": account.metadata["name"],
-                        "automount_service_account_token": False,
-                        "security_context": pods.POD_SECURITY,
-                        **nodes(args.placement),
-                        "containers": [container(args)],
-                        "volumes": [
-                            {
-                                "name": "configuration",
-                                "secret": {
-                                    "secret_name": secret.metadata["name"],
-                                    "default_mode": 0o440,
-                                },
+                "template": pods.template(
+                    PART,
+                    account.metadata["name"],
+                    [container(args)],
+                    [
+                        {
+                            "name": "configuration",
+                            "secret": {
+                                "secret_name": secret.metadata["name"],
+                                "default_mode": 0o440,
                             },
-                            {"name": "tmp", "empty_dir": {}},
-                        ],
-                    },
-                },
+                        }
+                    ],
+                    # The server reads its configuration when it starts.
+                    annotations={"hybrid/configuration": fingerprint(text)},
+                    **nodes(args.placement),
+                ),
             },
             opts=own,
         )

@@ -135,32 +135,24 @@ class TrainingJob(pulumi.ComponentResource):
                         {"action": "Ignore", "on_pod_conditions": [{"type": "DisruptionTarget"}]}
                     ]
                 },
-                "template": {
-                    "metadata": {"labels": pods.labels(PART)},
-                    "spec": {
-                        "subdomain": PART,
-                        "restart_policy": "Never",
-                        "service_account_name": account.metadata["name"],
-                        "automount_service_account_token": False,
-                        "security_context": pods.POD_SECURITY,
-                        **nodes("gpu-pool"),
-                        **devices("gpu-pool"),
-                        "containers": [container(args)],
-                        "volumes": [
-                            {
-                                "name": "recipe",
-                                "config_map": {"name": recipe.metadata["name"]},
-                            },
-                            {
-                                "name": "runs",
-                                "persistent_volume_claim": {"claim_name": volume.metadata["name"]},
-                            },
-                            # Processes of one pod exchange gradients through shared memory.
-                            {"name": "shm", "empty_dir": {"medium": "Memory"}},
-                            {"name": "tmp", "empty_dir": {}},
-                        ],
-                    },
-                },
+                "template": pods.template(
+                    PART,
+                    account.metadata["name"],
+                    [container(args)],
+                    [
+                        {"name": "recipe", "config_map": {"name": recipe.metadata["name"]}},
+                        {
+                            "name": "runs",
+                            "persistent_volume_claim": {"claim_name": volume.metadata["name"]},
+                        },
+                        # Processes of one pod exchange gradients through shared memory.
+                        {"name": "shm", "empty_dir": {"medium": "Memory"}},
+                    ],
+                    subdomain=PART,
+                    restart_policy="Never",
+                    **nodes("gpu-pool"),
+                    **devices("gpu-pool"),
+                ),
             },
             opts=own,
         )

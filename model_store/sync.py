@@ -27,7 +27,7 @@ SECONDS_BETWEEN_LINES = 0.5
 
 @dataclass
 class Synced:
-    """What a sync did: keys by what became of them, and bytes that were sent."""
+    """What a sync did: keys by what became of them, and bytes of those that were copied."""
 
     copied: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)

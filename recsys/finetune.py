@@ -77,6 +77,17 @@ def finetune(
     return training.epoch
 
 
+def fewest_steps(epochs: int, keep_moments: bool) -> int:
+    """Steps of an epoch, or more, for a site that trains so many over all rounds.
+
+    An optimizer that goes on needs as many in all as one that trains in one place: larger steps are
+    less noisy, and fewer teach too little.
+    """
+    if not keep_moments:
+        return FEWEST_STEPS
+    return min(FEWEST_STEPS, max(FEWEST_STEPS // 4, FEWEST_STEPS * Recipe.epochs // epochs))
+
+
 def train_local(
     model: SequentialRecommender,
     interactions: Interactions,
@@ -87,6 +98,7 @@ def train_local(
     proximal_mu: float = 0.0,
     control: ControlVariates | None = None,
     moments: Moments | None = None,
+    steps: int = FEWEST_STEPS,
     progress: Progress | None = None,
 ) -> float:
     """Train in place on one site's events: a federated client's share of a round.
@@ -107,7 +119,9 @@ def train_local(
     moments
         Of the optimizer after an earlier call, which goes on with them; afterwards those of this
         one. Without, AdamW's first steps move every weight about equally far, however small its
-        gradients are. With them an epoch has a quarter of the usual fewest steps or more.
+        gradients are.
+    steps
+        Of an epoch, or more: see :func:`fewest_steps`.
 
     Returns
     -------
@@ -149,8 +163,6 @@ def train_local(
             for name, parameter in model.named_parameters():
                 parameter.grad.add_(parameter.detach() - start[name], alpha=proximal_mu)
 
-    # One that goes on needs not take so many in each call, and larger steps are less noisy.
-    fewest_steps = FEWEST_STEPS if moments is None else FEWEST_STEPS // 4
     loss = 0.0
     for epoch in range(epochs):
         loss = train_epoch(
@@ -162,7 +174,7 @@ def train_local(
             Stage.LOCAL,
             epoch,
             before=before,
-            fewest_steps=fewest_steps,
+            fewest_steps=steps,
         )
         if progress:
             progress(epoch + 1, epochs, f"local training: loss {loss:.4f}")

@@ -10,7 +10,7 @@ from infra.federation_server import FederationServer
 from infra.gpu_nodes import GpuNodes, GpuNodesArgs
 from infra.handler_variables import (
     collector_beyond_loopback,
-    posting_variables,
+    token_variables,
     session_variables,
     tracing_variables,
 )
@@ -51,7 +51,7 @@ def program(environment: str, settings: Settings) -> None:
             variables=session_variables(
                 store.address, settings.serving_site, sessions.expiry_seconds, sessions.events
             )
-            | posting_variables(settings.events.credential, settings.events.keys)
+            | token_variables(settings.events.credential, settings.events.keys)
             | tracing_variables(collector, tracing.share),
             sessions=store,
             collector=collector,

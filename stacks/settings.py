@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.network_plan import (
     LINK_LOCAL,
@@ -33,6 +33,24 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 HttpAddress = Annotated[str, Field(pattern=r"^https?://[^/\s]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _versioned(image: str) -> str:
+    """The image, if its name does not mean another one tomorrow."""
+    name, at, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    if re.search(r"\s", image) or at and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise ValueError(f"{image!r} is no image: write NAME:VERSION, or NAME@sha256:… of its content")
+    if not at and tag in ("", "latest"):
+        raise ValueError(
+            f"{image!r} names no version, so that it may be another image tomorrow: write "
+            f"NAME:VERSION, or NAME@sha256:… of its content"
+        )
+    return image
+
+
+# Of containers. A digest pins the content, a version is as good as whoever may push it again.
+Image = Annotated[str, AfterValidator(_versioned)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi|Ti)?$")]
 
 
@@ -194,8 +212,8 @@ class GpuPoolSettings(_Section):
     image_parameter: Annotated[str, Field(pattern=r"^/[\w./-]+$")] | None = None
     image: str | None = None
     time_slices: Annotated[int, Field(ge=1, le=48)] = 1
-    device_plugin_image: str | None = None
-    autoscaler_image: str | None = None
+    device_plugin_image: Image | None = None
+    autoscaler_image: Image | None = None
 
     @model_validator(mode="after")
     def _bounds(self) -> GpuPoolSettings:
@@ -250,7 +268,7 @@ class ServingSettings(_Section):
     """TorchServe on Kubernetes: on the sites' own machines or on the GPU pool."""
 
     placement: Literal["private", "gpu-pool"] = "private"
-    image: str
+    image: Image
     replicas: Annotated[int, Field(ge=1)] = 2
     cpu: Quantity = "1"
     memory: Quantity = "2Gi"
@@ -276,14 +294,15 @@ class SessionSettings(_Section):
     `image` has Valkey, for Kubernetes; on this machine the one that is installed runs.
     """
 
-    image: str = "valkey/valkey:8.1-alpine"
+    image: Image = "valkey/valkey:8.1-alpine"
     expiry_seconds: Annotated[int, Field(ge=1, le=30 * 86400)] = 86400
     events: Annotated[int, Field(ge=1, le=1000)] = 50
     memory_mb: Annotated[int, Field(ge=8)] = 64
 
 
 class EventSettings(_Section):
-    """Who may post what a user did: who has a token for that user, or with `none` anybody.
+    """Who may post what a user did, and ask with it: who has a token for that user, or with `none`
+    anybody.
 
     `keys` are public Ed25519 keys, in base64, of those who sign tokens, such as a shop's back-end.
     """
@@ -306,13 +325,14 @@ class TowerSettings(_Section):
     """What a private site tells the cloud of its users: `nothing`, or a `vector` of each.
 
     `cloud` is asked then; vectors are cut to the length `clip`, and `noise` times that is the
-    standard deviation of what is added to each number.
+    standard deviation of what is added to each number. No more than `most_vectors` of a user go.
     """
 
     shares: Literal["nothing", "vector"] = "nothing"
     cloud: HttpAddress | None = None
     clip: Annotated[float, Field(gt=0)] | None = None
     noise: Annotated[float, Field(ge=0)] = 0.0
+    most_vectors: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TowerSettings:
@@ -329,8 +349,8 @@ class FederationSettings(_Section):
     `removed_certificates` are serial numbers, in hexadecimal, of sites that are let in no more.
     """
 
-    image: str
-    proxy_image: str = "nginxinc/nginx-unprivileged:1.29-alpine"
+    image: Image
+    proxy_image: Image = "nginxinc/nginx-unprivileged:1.29-alpine"
     removed_certificates: tuple[Annotated[str, Field(pattern=r"^[0-9a-fA-F]{1,40}$")], ...] = ()
     port: Port = 8000
     storage: Quantity = "5Gi"
@@ -344,7 +364,7 @@ class TrainingSettings(_Section):
     `storage_class` must allow volumes that several nodes mount at once.
     """
 
-    image: str
+    image: Image
     data: str
     recipe: dict[str, bool | int | float | str] = {}
     shard_items: bool = False
@@ -364,7 +384,7 @@ class _TrainerSettings(_Section):
     `image` has this project's packages; with `spot` the machines may be taken away meanwhile.
     """
 
-    image: str
+    image: Image
     machine: str
     nodes: Annotated[int, Field(ge=1)] = 1
     gpus_per_node: Annotated[int, Field(ge=1)] = 1

@@ -148,6 +148,12 @@ def _bundle(app: Application, target, reference: str, file: Path, as_json: bool)
             f"{made.file} ({made.bytes / 1e6:.1f} MB, sha256 {made.sha256}) answered "
             f"{made.requests} requests as model {made.model} does: python {made.file}"
         )
+        if made.vectors is not None:
+            known = "no bound" if made.epsilon is None else f"epsilon {made.epsilon:.1f}"
+            click.echo(
+                f"Up to {made.vectors} vectors of each user go to the cloud: {known} of what they "
+                "give away (docs/privacy.md). Start it with --ledger FILE, which counts them."
+            )
 
 
 def _watch(app: Application, target, trial, as_json: bool) -> None:

@@ -13,15 +13,24 @@ from cli.options import environment_argument, json_option
 @environment_argument
 @click.option("--purge", is_flag=True, help="Delete the environment's models, data and logs too.")
 @click.option("--delete-data", is_flag=True, help="Delete what the object stores hold.")
+@click.option("--leave-bundles", is_flag=True,
+              help="Go on where a site's host cannot be reached to take its edge bundle away.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before a purge or a real environment.")
 @json_option
 @click.pass_obj
 def down(
-    app: Application, environment: str, purge: bool, delete_data: bool, yes: bool, as_json: bool
+    app: Application,
+    environment: str,
+    purge: bool,
+    delete_data: bool,
+    leave_bundles: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Destroy all layers of ENV in reverse order and end its servers; models and data stay.
 
-    Where an object store holds something, nothing is destroyed without --delete-data.
+    Where an object store holds something, nothing is destroyed without --delete-data. Edge bundles
+    go from the sites' hosts first.
     """
     from dataclasses import asdict
 
@@ -40,7 +49,9 @@ def down(
         folder = f"Its folder {target.folder} goes too. " if purge else ""
         click.confirm(f"Destroy {environment}? {data}{folder}", abort=True, err=True)
     with environment_lock(target.folder, "hybrid down"), app.progress("down") as progress:
-        done = provision.down(target, progress, purge=purge, delete_data=delete_data)
+        done = provision.down(
+            target, progress, purge=purge, delete_data=delete_data, leave_bundles=leave_bundles
+        )
     if as_json:
         app.show_json({"environment": environment, "changed": done.changed, **asdict(done)})
         return
@@ -50,5 +61,12 @@ def down(
     app.show_table(["layer", "resources", "changes"], layer_rows(done))
     if done.servers:
         click.echo(f"Servers ended: {', '.join(done.servers)}.")
+    if done.bundles:
+        click.echo(f"Edge bundles taken away from: {', '.join(done.bundles)}.")
+    if done.bundles_left:
+        click.echo(
+            f"Edge bundles may be left on: {', '.join(done.bundles_left)}. Take them away with "
+            "hybrid edge remove, once these hosts can be reached."
+        )
     kept = "" if purge else f" Models, data and logs stay in {target.folder}."
     click.echo(f"{environment} is down after {done.seconds:.0f} s.{kept}")

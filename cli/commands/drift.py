@@ -40,6 +40,9 @@ def drift(app: Application, environment: str, as_json: bool) -> None:
                 for c in changes
             ],
         )
-        click.echo(f"{len(changes)} of {checked} resources drifted; hybrid up mends them.")
+        click.echo(
+            f"{len(changes)} of {checked} resources drifted: hybrid up {environment} --refresh "
+            "mends them."
+        )
     if changes:
         raise SystemExit(DRIFTED)

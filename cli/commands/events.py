@@ -10,11 +10,11 @@ from cli.options import environment_option, json_option
 
 @click.group()
 def events() -> None:
-    """Say who may post what users did."""
+    """Say who may post what users did, and ask with it."""
 
 
 @events.command()
-@click.option("--user", "-u", help="The user for whom events may be posted.")
+@click.option("--user", "-u", help="The user for whom one may post and ask.")
 @click.option("--any-user", is_flag=True, help="For all users: for a back-end that you trust.")
 @click.option("--minutes", type=click.IntRange(1, 24 * 60), default=15, show_default=True,
               help="For how long the token is good.")
@@ -23,7 +23,7 @@ def events() -> None:
 def token(
     app: Application, user: str | None, any_user: bool, minutes: int, environment: str
 ) -> None:
-    """Print a token to post events with, signed by the environment's key."""
+    """Print a token to post events and to ask with, signed by the environment's key."""
     from cli import posting
 
     if (user is None) != any_user:

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
               help="A site that is silent for as long is left out of the round.")
 @click.option("--quorum", type=click.FloatRange(0, 1, min_open=True), default=0.5,
               show_default=True, help="Share of the sites without which no round is closed.")
+@click.option("--at-once", type=click.IntRange(0), default=0, metavar="SITES",
+              help="So many sites at most are at work at a time, the others wait for their turn; 0 "
+                   "for all.")
 @click.option("--secure", type=click.Choice(["none", "masks", "ckks"]), default="none",
               show_default=True,
               help="Sum the sites' changes up under masks or encrypted (CKKS), so that the server "

@@ -63,6 +63,7 @@ def show(
                 "monthly_usd": {
                     "before": [before.low, before.high],
                     "after": [after.low, after.high],
+                    "budget": assessment.budget,
                 },
             }
         )
@@ -95,6 +96,8 @@ def show(
         f"A month: {before.low:.2f} to {before.high:.2f} USD now, "
         f"{after.low:.2f} to {after.high:.2f} USD after."
     )
+    if assessment.over_budget:
+        click.echo(assessment.over_budget)
 
 
 def _counted(results: list[LayerResult]) -> str:

@@ -10,9 +10,11 @@ from cli.options import environment_argument, json_option
 
 @click.command()
 @environment_argument
+@click.option("--refresh", is_flag=True,
+              help="First see what is really there, so that what drifted is mended too.")
 @json_option
 @click.pass_obj
-def up(app: Application, environment: str, as_json: bool) -> None:
+def up(app: Application, environment: str, refresh: bool, as_json: bool) -> None:
     """Stand ENV up, or mend it; where all is well, nothing is changed."""
     from dataclasses import asdict
 
@@ -21,7 +23,7 @@ def up(app: Application, environment: str, as_json: bool) -> None:
 
     target = app.environment(environment)
     with environment_lock(target.folder, "hybrid up"), app.progress("up") as progress:
-        done = provision.up(target, progress)
+        done = provision.up(target, progress, refresh=refresh)
     for finding in done.findings:
         click.echo(finding.line, err=True)
     if as_json:

@@ -88,7 +88,8 @@ class Service:
     def answered_by(self) -> dict[str, str]:
         """The model that answers each user."""
         client = production.public_client(self.environment)
-        return {user: client.recommend(["item-1"], 3, user=user)["model"] for user in USERS}
+        asked = {"history": ["item-1"], "k": 3}
+        return {user: client.predict(asked, user=user)["model"] for user in USERS}
 
     @property
     def url(self) -> str:
@@ -190,7 +191,7 @@ def test_a_canary_serves_on_without_its_session_store_and_up_brings_that_back(se
     refused = httpx.post(service.url, json=event, headers=headers)
     assert refused.status_code == 503
     assert refused.json() == {"error": "The session store does not answer."}
-    answer = httpx.post(service.url, json={"user": "user-1"}).json()
+    answer = httpx.post(service.url, json={"user": "user-1"}, headers=headers).json()
     assert len(answer["items"]) == 10 and "does not answer" in answer["warning"]
     assert service.answered_by() == before
     service.up()
@@ -198,7 +199,8 @@ def test_a_canary_serves_on_without_its_session_store_and_up_brings_that_back(se
     service.up()
     assert sessions.problem(service.environment) is None
     assert httpx.post(service.url, json=event, headers=headers).json()["stored"] == 1
-    assert httpx.post(service.url, json={"user": "user-1"}).json()["fresh_events"] == 1
+    answer = httpx.post(service.url, json={"user": "user-1"}, headers=headers).json()
+    assert answer["fresh_events"] == 1
     assert service.answered_by() == before
 
 
@@ -206,24 +208,29 @@ def test_a_canary_serves_on_without_its_session_store_and_up_brings_that_back(se
     sessions.session_store_program() is None,
     reason="there is neither redis-server nor valkey-server",
 )
-def test_events_are_taken_with_a_token_for_their_user_only(service) -> None:
+def test_who_posts_or_asks_for_a_user_needs_a_token_for_that_user(service) -> None:
     event = {"user": "user-2", "events": [{"item": "item-3"}]}
+    asking = {"user": "user-2"}
 
-    def posted(user: str | None) -> httpx.Response:
+    def sent(body: dict, user: str | None) -> httpx.Response:
         token = posting.token(service.environment, user, 5)
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.post(service.url, json=event, headers=headers)
+        return httpx.post(service.url, json=body, headers=headers)
 
-    nobody = httpx.post(service.url, json=event)
-    assert (nobody.status_code, nobody.headers["WWW-Authenticate"]) == (401, "Bearer")
-    assert "Authorization: Bearer TOKEN" in nobody.json()["error"]
-    other = posted("user-1")
-    assert other.status_code == 403
-    # The model's own words, not the proxy's for a path that it does not serve.
-    assert "another user" in other.json()["error"]
-    assert httpx.post(service.url, json={"user": "user-2"}).json()["fresh_events"] == 0
-    assert posted("user-2").json()["stored"] == posted(None).json()["stored"] == 1
-    assert httpx.post(service.url, json={"user": "user-2"}).json()["fresh_events"] == 2
+    for body in (event, asking):
+        nobody = httpx.post(service.url, json=body)
+        assert (nobody.status_code, nobody.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert "Authorization: Bearer TOKEN" in nobody.json()["error"]
+        other = sent(body, "user-1")
+        assert other.status_code == 403
+        # The model's own words, not the proxy's for a path that it does not serve.
+        assert "another user" in other.json()["error"]
+    assert sent(asking, "user-2").json()["fresh_events"] == 0
+    assert sent(event, "user-2").json()["stored"] == sent(event, None).json()["stored"] == 1
+    assert sent(asking, "user-2").json()["fresh_events"] == 2
+    client = production.public_client(service.environment)
+    token = posting.token(service.environment, "user-2", 1)
+    assert client.recommend(["item-1"], 3, user="user-2", token=token)["fresh_events"] == 2
 
 
 def test_a_proxy_that_was_not_told_of_the_trial_is_told_by_up(service, new) -> None:
@@ -276,6 +283,22 @@ def test_promotion_and_rollback_lose_no_request(service, old, new) -> None:
     assert environment_store(service.environment).channels()["production"] == old
     with pytest.raises(ServingError, match="there is none to go back to"):
         production.roll_back(service.environment)
+
+
+def test_a_canary_that_is_no_worse_is_promoted_by_itself(service, old, new) -> None:
+    trial = service.begin(new, 50.0, Rules(margin=0.2))
+    lines = [
+        f'{{"id":"{n}","at":{n},"arm":"{arm}","status":200,"seconds":0}}\n'
+        for n in range(300)
+        for arm in ("production", "canary")
+    ]
+    with trials.requests_file(service.environment, trial).open("a") as file:
+        file.writelines(lines)
+    promoted = watch(service.environment, trial, print)
+    assert (promoted.digest, promoted.previous) == (new, old)
+    assert set(service.answered_by().values()) == {new}
+    assert trials.find(service.environment, None).ended == "promoted"
+    assert production.roll_back(service.environment).digest == old
 
 
 def test_a_worse_canary_is_taken_back_by_itself(service, old, new) -> None:

@@ -27,6 +27,7 @@ tower:
   cloud: http://127.0.0.1:9
   clip: 2
   noise: 0.5
+  most_vectors: 4
 """
 
 
@@ -56,8 +57,16 @@ def test_a_bundle_is_written_tried_and_told(model: str, tmp_path: Path, capsys) 
     assert told["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert [path.name for path in file.parent.iterdir()] == ["shop.pyz"]
     policy = json.loads(zipfile.Path(file, "policy.json").read_text())
-    assert policy == {"shares": "vector", "cloud": "http://127.0.0.1:9", "clip": 2, "noise": 0.5}
-    with running(file) as address:
+    assert policy == {
+        "shares": "vector", "cloud": "http://127.0.0.1:9", "clip": 2, "noise": 0.5,
+        "most_vectors": 4,
+    }  # fmt: skip
+    # Four vectors with noise 0.5 give away what one with 0.25 does: see docs/privacy.md.
+    assert told["vectors"] == 4 and 75.5 < told["epsilon"] < 76.5
+    events = json.loads(zipfile.Path(file, "events.json").read_text())
+    _, keys, _ = ends(capsys, "events", "key")
+    assert events == {"credential": "token", "keys": keys.split()}
+    with running(file, "--ledger", str(tmp_path / "ledger")) as address:
         answer = httpx.post(f"{address}/predictions/recommend", json={"history": ["i3"]})
     assert answer.json()["model"] == model and len(answer.json()["items"]) == 10
 

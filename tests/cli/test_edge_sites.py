@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from moto import mock_aws
 
 from cli.environment import Environment
 from handlers.bundle import build_bundle
@@ -29,6 +30,7 @@ OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 SSH = """\
 #!/bin/sh
 for each; do host=${last#*@}; last=$each; done
+[ ! -e FOLDER/$host/unplugged ] || { echo "ssh: no route to $host" >&2; exit 255; }
 export ROOT=FOLDER/$host PATH=FOLDER/programs:$PATH LOOPBACK=127.0.1.${host##*.}
 [ ! -e $ROOT/broken ] || export HYBRID_EDGE_SECONDS=1
 exec sh -c "$last"
@@ -171,6 +173,10 @@ def test_bundles_are_brought_served_put_back_and_taken_away(
         assert "--requirement" in (host.root / "pip").read_text()
         unit = (host.root / "etc/systemd/system/hybrid-edge.service").read_text()
         assert "User=hybrid-edge" in unit and "NoNewPrivileges=yes" in unit
+        # The ledger's folder is the one that the server may write to.
+        (options,) = host.folder.glob("current/options")
+        assert "StateDirectory=hybrid-edge/told\n" in unit
+        assert "/var/lib/hybrid-edge/told/ledger.sqlite" in options.read_text()
     code, out, error = edge(capsys, "rollback", "--json")
     assert code == 0, error
     assert {(row["model"], row["previous"]) for row in json.loads(out)} == {(OLD, NEW)}
@@ -223,6 +229,55 @@ def test_only_whole_bundles_that_a_trusted_key_signed_are_sent(
     code, _, error = edge(capsys, "install", str(tmp_path / "other.pyz"))
     assert code == 1 and "is no edge bundle" in error
     assert not any(host.folder.exists() for host in hosts)
+
+
+@pytest.fixture
+def down(capsys, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """`hybrid down shop`, of which nothing stands but bundles, under credentials of its account."""
+    monkeypatch.setenv("MOTO_ACCOUNT_ID", "111122223333")
+    with mock_aws():
+        yield lambda *arguments: ends(capsys, "down", "shop", "--yes", *arguments)
+
+
+def test_down_takes_bundles_away_wherever_they_were_sent(
+    hosts, bundles, port, tmp_path, capsys, down
+) -> None:
+    (hosts[1].root / "broken").touch()  # it has the bundle, and serves nothing
+    file = str(signed(bundles[OLD], tmp_path))
+    assert edge(capsys, "install", file, "--port", str(port))[0] == 1
+    assert hosts[0].folder.exists() and hosts[1].folder.exists()
+    settings = tmp_path / "home" / "environments" / "shop.yaml"
+    fewer = yaml.safe_load(settings.read_text())
+    fewer["sites"][0]["hosts"].pop()  # still known where the bundle went
+    settings.write_text(yaml.safe_dump(fewer))
+    code, out, error = down()
+    assert code == 0, error
+    assert f"taken away from: {hosts[0].root.name}, {hosts[1].root.name}." in out
+    assert hosts[0].answered_by(port) is None
+    for host in hosts:
+        assert not host.folder.exists() and not list(host.root.rglob("*.service"))
+    assert "Nothing to end: shop is down." in down()[1]
+
+
+def test_down_is_refused_while_a_host_keeps_its_bundle_unless_it_may(
+    hosts, bundles, port, tmp_path, capsys, down
+) -> None:
+    file = str(signed(bundles[OLD], tmp_path))
+    assert edge(capsys, "install", file, "--port", str(port))[0] == 0
+    away = hosts[1].root / "unplugged"
+    away.touch()
+    code, _, error = down()
+    assert code == 1
+    assert f"{away.parent.name} could not remove the bundle: ssh: no route" in error
+    assert f"It was sent model {OLD} (site site-berlin)." in error
+    assert "hybrid down shop --leave-bundles" in error
+    assert not hosts[0].folder.exists() and hosts[1].answered_by(port) == OLD
+    code, out, _ = down("--leave-bundles")
+    assert code == 0 and f"may be left on: {away.parent.name}. Take them away with hybrid edge" in out
+    # It is not forgotten.
+    away.unlink()
+    assert down()[0] == 0
+    assert not hosts[1].folder.exists() and hosts[1].answered_by(port) is None
 
 
 def test_a_site_without_hosts_is_told(hosts, bundles, capsys) -> None:

@@ -103,3 +103,6 @@ def test_an_unreadable_state_is_named(local, tmp_path):
     file.write_text("{")
     with pytest.raises(CommandError, match=str(file)):
         recorded(local)
+    file.write_text(json.dumps({"version": 99, "checkpoint": {"latest": {"resources": []}}}))
+    with pytest.raises(CommandError, match="(?s)version 99.*A newer engine wrote this state"):
+        recorded(local)

@@ -1,4 +1,4 @@
-"""`hybrid events`: tokens and keys of who posts events."""
+"""`hybrid events`: tokens and keys of who posts and asks for users."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cli.environment import Environment
 from cli.posting import trusted_keys
 from handlers.errors import NoCredential, OtherUser
-from handlers.posters import Posters, open_posters
-from infra.handler_variables import posting_variables
+from handlers.tokens import Tokens, open_tokens
+from infra.handler_variables import token_variables
 from stacks.settings import SHIPPED, load_settings
 from tests.cli.ended import ends
 
@@ -33,13 +33,13 @@ def with_events(home: Path, section: dict) -> None:
     (home / "environments" / "local.yaml").write_text(yaml.safe_dump(settings))
 
 
-def service(home: Path) -> Posters:
+def service(home: Path) -> Tokens:
     """What TorchServe's workers make of what `hybrid up` tells them."""
     environment = Environment.load("local", home)
-    variables = posting_variables(
+    variables = token_variables(
         environment.settings.events.credential, trusted_keys(environment)
     )
-    return open_posters({"HYBRID_SESSIONS": "unix:///nowhere"} | variables)
+    return open_tokens({"HYBRID_SESSIONS": "unix:///nowhere"} | variables)
 
 
 def printed(capsys, *arguments: str) -> str:
@@ -51,11 +51,11 @@ def printed(capsys, *arguments: str) -> str:
 def test_the_service_takes_the_tokens_that_the_command_prints(home, capsys) -> None:
     anna = f"Bearer {printed(capsys, 'token', '--user', 'anna')}"
     anybody = f"Bearer {printed(capsys, 'token', '--any-user', '--minutes', '1440')}"
-    posters = service(home)
-    posters.require("anna", anna)
-    posters.require("bert", anybody)
+    tokens = service(home)
+    tokens.require("anna", anna)
+    tokens.require("bert", anybody)
     with pytest.raises(OtherUser):
-        posters.require("bert", anna)
+        tokens.require("bert", anna)
     (key,) = home.glob("environments/*.events/*.pem")
     assert key.stat().st_mode & 0o777 == 0o600
 
@@ -87,7 +87,7 @@ def test_a_back_end_signs_with_a_key_that_the_settings_name(home, capsys) -> Non
 def test_where_anybody_may_post_there_are_no_tokens(home, capsys) -> None:
     with_events(home, {"credential": "none"})
     code, _, error = ends(capsys, "events", "token", "--user", "anna")
-    assert code == 2 and "anybody may post events for everybody" in error
+    assert code == 2 and "anybody may post and ask for everybody" in error
     assert service(home) is None and not list(home.glob("environments/*.events"))
 
 

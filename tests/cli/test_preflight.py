@@ -12,6 +12,7 @@ import yaml
 
 from cli.environment import Environment
 from cli.errors import CommandError
+from cli.gpu_health import gpu_findings
 from cli.main import main
 from cli.preflight import require_account, require_instance_types
 from infra.clients import ATTEMPTS
@@ -97,7 +98,9 @@ def shop(aws, tmp_path, monkeypatch) -> Environment:
     return Environment.load("shop", tmp_path)
 
 
-@pytest.mark.parametrize("command", [["up"], ["preview"], ["down", "--yes"], ["orphans"]])
+@pytest.mark.parametrize(
+    "command", [["up"], ["preview"], ["drift"], ["down", "--yes"], ["orphans"]], ids=" ".join
+)
 def test_another_account_stops_every_command_before_its_first_call(aws, shop, command, capsys):
     aws.bodies = [caller("999988887777")]
     with pytest.raises(SystemExit) as stop:
@@ -108,6 +111,13 @@ def test_another_account_stops_every_command_before_its_first_call(aws, shop, co
     assert f"aws.account of shop is {ACCOUNT}" in said and "Nothing was done." in said
     assert aws.calls == ["GetCallerIdentity"]
     assert not shop.project.exists()
+
+
+def test_doctor_finds_another_account_and_asks_it_nothing_more(aws, shop):
+    aws.bodies = [caller("999988887777")]
+    (finding,) = gpu_findings(shop)
+    assert not finding.ok and "account 999988887777" in finding.detail
+    assert aws.calls == ["GetCallerIdentity"]
 
 
 def test_the_right_account_passes(aws, shop):

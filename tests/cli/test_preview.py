@@ -15,8 +15,10 @@ NAT = Item("cloud", "nat", "NatGateway, 0.045 an hour", 32.85, 41.39)
 EMPTY = Cost([])
 
 
-def means(findings=(), before: Cost = EMPTY, after: Cost = EMPTY) -> Assessment:
-    return Assessment(list(findings), before, after, "A round costs 1 USD.")
+def means(
+    findings=(), before: Cost = EMPTY, after: Cost = EMPTY, budget: float | None = None
+) -> Assessment:
+    return Assessment(list(findings), before, after, "A round costs 1 USD.", budget)
 
 
 def test_what_is_lost_comes_first_and_replacements_before_the_rest():
@@ -80,3 +82,12 @@ def test_costs_are_told_before_and_after_with_the_items_that_change():
     assert "### A month: 3.65 to 4.60 → 36.50 to 45.99 USD" in text
     assert "| + | nat | NatGateway, 0.045 an hour | 32.85 to 41.39 |" in text
     assert "eip" not in text
+
+
+def test_a_budget_that_stops_up_is_told_under_the_costs():
+    above, enough = (
+        plan_markdown("shop", [], means(after=Cost([NAT]), budget=budget)) for budget in (41, 42)
+    )
+    told = "**That is more than budget.monthly_usd 41.00: it stops `hybrid up`.**"
+    assert above.index("### A month: ") < above.index(told) < above.index("A round costs")
+    assert "budget" not in enough

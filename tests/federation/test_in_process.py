@@ -48,7 +48,7 @@ def plain(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"strategy": "trimmed-mean", "wrong_sites": 1},
         {"personal": "*norm*"},
         {"final_rate": 0.1},
-        {"keep_moments": True},
+        {"keep_moments": False},
     ],
     ids=lambda how: " ".join(map(str, how.values())),
 )
@@ -70,7 +70,7 @@ def test_a_site_that_keeps_its_moments_trains_as_if_it_never_stopped(
 ) -> None:
     """With one site, the server's model is the site's."""
     alone = {"north": shop.data["north"]}
-    result = run_in_process(shop.initial, tmp_path, alone, rounds=3, keep_moments=True)
+    result = run_in_process(shop.initial, tmp_path, alone, rounds=3)
     expected = load_model(shop.initial)
     events = leave_one_out(load_interactions(shop.data["north"])).train
     optimizer, objective = adamw(expected.model, expected.recipe), NextItem(events, expected.recipe)

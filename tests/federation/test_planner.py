@@ -77,6 +77,16 @@ def test_a_round_that_does_not_wait_takes_the_answers_of_its_buffer() -> None:
         choose(SHAPES, sites, Budget(bytes=1), **ASKED, buffer=3)
 
 
+def test_sites_that_take_turns_take_longer() -> None:
+    sites = [FAST, MIDDLE, SLOW]
+    message = WHOLE + 350
+    each = [2 * message / site.bandwidth + site.epoch_seconds for site in sites]
+    turns = {n: plan(SHAPES, sites, Compression("none"), **ASKED, at_once=n) for n in (0, 1, 2, 9)}
+    assert turns[1].seconds == pytest.approx(sum(each))
+    assert turns[2].seconds == pytest.approx(max(*each, sum(each) / 2))
+    assert turns[9] == turns[0]
+
+
 def test_the_first_model_is_whole_and_the_rest_are_changes() -> None:
     made = plan(SHAPES, [FAST], Compression("topk", 0.01), **ASKED)
     assert made.bytes_down < WHOLE / 50

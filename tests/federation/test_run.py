@@ -35,6 +35,7 @@ from recsys.artifact import load_model
 from recsys.data.interactions import load_interactions
 from recsys.data.split import leave_one_out
 from recsys.finetune import train_local
+from recsys.loop import Moments
 from tests.federation.servers import PATIENCE, Servers, children, free_port
 
 if TYPE_CHECKING:
@@ -88,14 +89,18 @@ def test_every_round_is_measured_and_the_result_is_a_model(
 
 def test_the_weights_are_the_sites_average(finished: FederatedResult, shop: Shop) -> None:
     expected = load_model(shop.initial)
+    moments = {site: Moments() for site in shop.data}
     for number in (1, 2):
         sent, counts = [], []
         for site, path in shop.data.items():
             local = load_model(shop.initial).model
             local.load_state_dict(expected.model.state_dict())
             train = leave_one_out(load_interactions(path)).train
-            task = Task("run", number, number - 1, True, "", "", 1, 0.0, seed=3)
-            train_local(local, train, expected.recipe, epochs=1, seed=client_app._seed(task, site))
+            task = Task("run", number, number - 1, True, "", "", 1, 0.0, seed=3, fewest_steps=64)
+            train_local(
+                local, train, expected.recipe, epochs=1, seed=client_app._seed(task, site),
+                moments=moments[site],
+            )  # fmt: skip
             sent.append({name: w.numpy() for name, w in local.state_dict().items()})
             counts.append(len(train.sequence))
         for name, tensor in expected.model.state_dict().items():

@@ -97,11 +97,12 @@ def test_a_broken_off_run_ends_like_an_undisturbed_one(shop: Shop, tmp_path: Pat
             raise PowerCut
         return reply
 
-    grid = LocalGrid(shop.data, cut)
+    homes = tmp_path / "homes"
+    grid = LocalGrid(shop.data, cut, homes)
     settings = settings_of(tmp_path / "broken", shop, rounds=3)
     with pytest.raises(PowerCut):
         start(settings, grid)
-    again = LocalGrid(shop.data)
+    again = LocalGrid(shop.data, homes=homes)
     start(settings, again)
     assert again.exchanges == 2
     assert same(weights(tmp_path / "whole/artifact"), weights(tmp_path / "broken/artifact"))
@@ -275,6 +276,29 @@ def test_a_missing_site_is_asked_when_it_comes(shop: Shop, tmp_path: Path) -> No
     assert list(read_records(tmp_path)[1]["trained"]) == ["north", "south"]
 
 
+def test_sites_take_turns_where_so_few_may_be_at_work(shop: Shop, tmp_path: Path) -> None:
+    """North, who is asked first, is silent in the first round until south has had its turn."""
+    heard = []
+
+    def silent(site: str, reply: Message) -> Message | None:
+        heard.append(site)
+        return reply if site == "south" or "south" in heard else None
+
+    start(settings_of(tmp_path / "together", shop), LocalGrid(shop.data))
+    grid = LocalGrid(shop.data, silent)
+    push, pushed = grid.push_messages, []
+
+    def pushing(messages: list[Message]) -> list[str]:
+        pushed.append(len(messages))
+        return push(messages)
+
+    grid.push_messages = pushing
+    start(settings_of(tmp_path / "turns", shop, at_once=1, ask_again=0.05), grid)
+    assert heard[0] == "north" and set(pushed) == {1}
+    assert all(record["refused"] == {} for record in read_records(tmp_path / "turns")[1:])
+    assert same(weights(tmp_path / "together/artifact"), weights(tmp_path / "turns/artifact"))
+
+
 class GridWithALostLink(LocalGrid):
     """Flower's Grid while one site's link is lost in the middle of its first task.
 
@@ -336,12 +360,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_later(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written(descriptor)
 
-    grid = LocalGrid(shop.data)
+    homes = tmp_path / "homes"
+    grid = LocalGrid(shop.data, homes=homes)
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
         with pytest.raises(FederationError, match="checkpoint.* cannot be written .No space left"):
             start(settings, grid)
     assert Checkpoint.load(settings.folder).number == 1
     assert not list(settings.folder.glob(".checkpoint*")), "half a file is left"
-    start(settings, LocalGrid(shop.data))
+    start(settings, LocalGrid(shop.data, homes=homes))
     assert same(weights(tmp_path / "whole/artifact"), weights(settings.folder / "artifact"))

@@ -19,7 +19,7 @@ def test_a_run_configuration_carries_all_settings() -> None:
         strategy="fedprox",
         proximal_mu=0.01,
         by_row=True,
-        keep_moments=True,
+        keep_moments=False,
         personal="*norm*,position_embedding.*",
         final_rate=0.25,
         selection="utility",
@@ -30,6 +30,7 @@ def test_a_run_configuration_carries_all_settings() -> None:
         round_timeout=60.0,
         quorum=0.75,
         ask_again=30.0,
+        at_once=5,
         reply_limit=1000,
     )
     assert RunSettings.from_config(settings.to_config()) == settings
@@ -47,6 +48,7 @@ def test_a_run_configuration_carries_all_settings() -> None:
             "krum, multi-krum, trimmed-mean, fedbuff.",
         ),
         ({"strategy": "fedprox"}, "proximal_mu is 0.0: fedprox needs one above 0."),
+        ({"at_once": -1}, "at_once is -1: use a number of sites, or 0 for all."),
         ({"proximal_mu": 0.1}, "proximal_mu is 0.1: only fedprox uses it."),
         (
             {"strategy": "fedavgm", "server_momentum": 1.0}, "server_momentum is 1.0: use one below 1."

@@ -14,6 +14,7 @@ from handlers.openapi import openapi_document
 from handlers.recommender import Recommender
 from handlers.service import Service, log_as_json
 from handlers.stopwatch import Stopwatch
+from tests.handlers.bearers import PUBLIC, bearer
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -129,12 +130,20 @@ def test_a_request_whose_token_is_refused_leaves_the_others_of_its_batch_alone(
     monkeypatch.setenv("HYBRID_SESSIONS_EXPIRY", "60")
     monkeypatch.setenv("HYBRID_SESSIONS_MOST", "5")
     monkeypatch.delenv("HYBRID_EVENTS", raising=False)
+    monkeypatch.setenv("HYBRID_EVENTS_KEYS", PUBLIC)
     handler = Service()
     handler.initialize(context)
-    event = b'{"user": "u", "events": [{"item": "item-1"}]}'
-    good, refused = call(handler, context, b'{"history": ["item-1"]}', event)
-    assert (good[0], refused[0]) == (200, 401)
-    assert context.get_response_headers(1)["WWW-Authenticate"] == "Bearer"
+    event = b'{"user": "anna", "events": [{"item": "item-1"}]}'
+    asking = b'{"user": "anna", "history": ["item-1"]}'
+    good, post, unasked, asked, other = call(
+        handler, context, b'{"history": ["item-1"]}', event, asking, asking, asking,
+        headers=[{}, {}, {}, {"Authorization": bearer()}, {"Authorization": bearer(sub="bert")}],
+    )  # fmt: skip
+    assert [each[0] for each in (good, post, unasked, asked, other)] == [200, 401, 401, 200, 403]
+    assert "items" not in unasked[1] and "another user" in other[1]["error"]
+    assert "warning" in asked[1]  # there is no store, and who may ask is told so
+    for place in (1, 2):
+        assert context.get_response_headers(place)["WWW-Authenticate"] == "Bearer"
 
 
 def test_one_class_only_for_torchserve_to_find() -> None:

@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 
 from cli.edge import running
+from cli.errors import ServingError
 from handlers.bundle import build_bundle
 from handlers.edge import EdgeServer
+from handlers.ledger import Ledger
 from handlers.recommender import Recommender
 from handlers.tower import CANDIDATES, CloudIndex, Policy, read_histories
 from recsys.exact import ExactIndex
+from tests.handlers.bearers import PUBLIC, bearer
 from tests.handlers.small_models import ITEMS
 
 DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -158,6 +161,34 @@ def test_noise_changes_what_is_told_but_not_from_one_time_to_the_next(
     assert status == 200 and same((200, answer), ask(alone, user="user-anna", k=5))
 
 
+def test_the_noise_of_one_user_tells_nothing_of_anothers(artifact: Path, cloud: Cloud) -> None:
+    twins = {"user-anna": ("item-1", "item-7"), "user-ben": ("item-1", "item-7")}
+    policy = Policy("vector", cloud.address, clip=2.0, noise=0.5)
+    server = EdgeServer(artifact, DIGEST, 1000, policy, twins)
+    for user in twins:
+        ask(server, user=user)
+    first, second = (json.loads(body)["vector"] for _, body in cloud.heard)
+    assert not set(first) & set(second)
+
+
+def test_no_more_vectors_of_a_user_go_than_the_policy_lets(
+    artifact: Path, alone: EdgeServer, cloud: Cloud, tmp_path: Path, caplog
+) -> None:
+    policy = Policy("vector", cloud.address, most_vectors=2)
+    ledger = Ledger(tmp_path / "ledger", 2, policy.noise)
+    server = EdgeServer(artifact, DIGEST, 1000, policy, HISTORIES, ledger=ledger)
+    for history in (["item-9"], ["item-8"], ["item-9"], ["item-2"], ["item-4"]):
+        asked = {"user": "user-anna", "history": history}
+        assert same(ask(server, **asked), ask(alone, **asked))
+    assert len(cloud.heard) == 3  # the third is the first again
+    assert "2 vectors of this user went, and no more may" in caplog.text
+    assert "user-anna" not in caplog.text
+    ask(server, history=["item-1"])  # of nobody, so that nobody could count it
+    assert len(cloud.heard) == 3
+    ask(server, user="user-ben")
+    assert len(cloud.heard) == 4
+
+
 def test_the_noise_is_normal_and_lengths_are_cut() -> None:
     index = ExactIndex(np.zeros((1, 20_001), dtype=np.float32))
     policy = Policy("vector", "http://x", clip=3.0, noise=0.5)
@@ -240,17 +271,48 @@ def test_histories_are_read_and_a_wrong_line_is_named(tmp_path: Path) -> None:
 def test_a_bundle_carries_its_policy_and_may_be_told_to_share_nothing(
     artifact: Path, alone: EdgeServer, cloud: Cloud, tmp_path: Path
 ) -> None:
-    policy = Policy("vector", cloud.address)
-    bundle = build_bundle(artifact, DIGEST, tmp_path / "site.pyz", policy=policy)
+    policy = Policy("vector", cloud.address, most_vectors=2)
+    bundle = build_bundle(artifact, DIGEST, tmp_path / "site.pyz", policy=policy, keys=[PUBLIC])
     file = tmp_path / "histories.jsonl"
     file.write_text("".join(json.dumps(pair) + "\n" for pair in HISTORIES.items()))
-    for options, asked in (([], 1), (["--share-nothing"], 0)):
+    ledger = ["--ledger", str(tmp_path / "ledger")]
+    with pytest.raises(ServingError, match="2 vectors of each user go: name the file .* --ledger"):
+        with running(bundle):
+            pass
+    for options, asked in ((ledger, 1), (["--share-nothing"], 0)):
         cloud.heard.clear()
         with running(bundle, "--histories", str(file), *options) as address:
             url = f"{address}/predictions/recommend"
-            answer = httpx.post(url, json={"user": "user-anna"})
+            headers = {"Authorization": bearer(sub="user-anna")}
+            answer = httpx.post(url, json={"user": "user-anna"}, headers=headers)
         assert same((answer.status_code, answer.json()), ask(alone, user="user-anna"))
         assert len(cloud.heard) == asked
+
+
+def test_a_bundle_with_histories_answers_who_may_ask_for_their_user(
+    artifact: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "histories.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in HISTORIES.items()))
+    asked = {"user": "user-anna", "explain": True}
+    mine = {"Authorization": bearer(sub="user-anna")}
+    for keys, status in (([PUBLIC], 200), ((), 401)):
+        bundle = build_bundle(artifact, DIGEST, tmp_path / "site.pyz", keys=keys)
+        with running(bundle, "--histories", str(file)) as address:
+            url = f"{address}/predictions/recommend"
+            nobody = httpx.post(url, json=asked)
+            assert (nobody.status_code, nobody.headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert "item-" not in nobody.text
+            assert httpx.post(url, json=asked, headers=mine).status_code == status
+            assert httpx.post(url, json={"history": ["item-1"]}).status_code == 200
+            ben = {"Authorization": bearer(sub="user-ben")}
+            if keys:
+                assert httpx.post(url, json=asked, headers=ben).status_code == 403
+    bundle = build_bundle(artifact, DIGEST, tmp_path / "open.pyz", keys=None)
+    with running(bundle, "--histories", str(file)) as address:
+        answer = httpx.post(f"{address}/predictions/recommend", json=asked)
+    causes = {cause["item"] for row in answer.json()["items"] for cause in row["because"]}
+    assert causes and causes <= set(HISTORIES["user-anna"])
 
 
 def test_the_last_item_can_be_told_from_a_vector_without_noise(artifact: Path) -> None:

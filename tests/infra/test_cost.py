@@ -94,7 +94,7 @@ def test_prices_without_a_source_are_told_where_they_are_used():
     used = prices_used(stated, PRICES, "aws")
     assert used == {NAT, "g5.xlarge", "g6.xlarge", "volume", "nat", "egress.aws"}
     assert not used & PRICES.from_memory
-    assert "g2-standard-48" in PRICES.from_memory
+    assert used <= PRICES.model_copy(update={"checked": ()}).from_memory
 
 
 @pytest.mark.parametrize("environment", known_environments([SHIPPED]))

@@ -55,6 +55,19 @@ def test_an_unknown_value_is_a_change_and_a_secret_is_not():
     assert told([declared(VPC, "vpc", inputs)], state) == [("update", "vpc", ("tags.a",))]
 
 
+def test_what_is_made_of_the_secret_of_a_resource_that_stays_is_no_change():
+    state = recorded(VPC, "vpc", {"cidrBlock": "10.0.0.0/16"})
+    state |= recorded(SUBNET, "subnet", {"tags": {"of": "fingerprint", "name": "a"}})
+    made = {"tags": {"of": UNKNOWN, "name": "a"}}
+    subnet = declared(SUBNET, "subnet", made, {"tags": "vpc"})
+    same = declared(VPC, "vpc", {"cidrBlock": "10.0.0.0/16"})
+    assert told([same, subnet], state) == [("same", "vpc", ()), ("same", "subnet", ())]
+    updated = declared(VPC, "vpc", {"cidrBlock": "10.0.0.0/16", "enableDnsSupport": False})
+    assert told([updated, subnet], state)[1] == ("update", "subnet", ("tags.of",))
+    renamed = declared(SUBNET, "subnet", {"tags": made["tags"] | {"name": "b"}}, {"tags": "vpc"})
+    assert told([same, renamed], state)[1] == ("update", "subnet", ("tags.name",))
+
+
 def test_what_providers_add_by_themselves_is_no_change():
     state = recorded(
         "aws:iam/role:Role", "r", {"name": "r-1234567", "path": "/", "__defaults": ["path"]}

@@ -75,18 +75,26 @@ def test_second_up_changes_nothing_and_says_so(user):
     activated = user.variables | {"PATH": f"{HYBRID.parent}{os.pathsep}{os.environ['PATH']}"}
     other_shell = subprocess.run([HYBRID, "up"], env=activated, capture_output=True, text=True)
     assert "Nothing to change: local is up." in other_shell.stdout
+    assert user.asks("plan", "--fast")["changes"] == []
     assert {process.pid for process in user.processes()} == before
 
 
-def test_drift_is_told_by_name_and_exit_code_three(user):
+def test_what_differs_and_what_is_gone_is_told_by_name_with_exit_code_three_and_mended(user):
     ec2 = Aws("eu-central-1", f"http://127.0.0.1:{user.ports['moto']}")("ec2")
     (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["hybrid-local"]}])["Vpcs"]
     ec2.modify_vpc_attribute(VpcId=vpc["VpcId"], EnableDnsHostnames={"Value": False})
-    told = json.loads(user.runs("drift", "--json", code=3).stdout)
-    found = {(c["type"], c["name"], c["operation"]): c["properties"] for c in told["drift"]}
-    assert found == {("aws:ec2/vpc:Vpc", "hybrid-local", "update"): ["enableDnsHostnames"]}
-    ec2.modify_vpc_attribute(VpcId=vpc["VpcId"], EnableDnsHostnames={"Value": True})
-    assert "No drift: " in user.runs("drift").stdout
+    (endpoint,) = ec2.describe_vpc_endpoints()["VpcEndpoints"]
+    ec2.delete_vpc_endpoints(VpcEndpointIds=[endpoint["VpcEndpointId"]])
+    table = user.runs("drift", code=3).stdout
+    rows = [line.split() for line in table.splitlines() if "aws:" in line]
+    assert sorted(rows) == [
+        ["cloud", "differs", "aws:ec2/vpc:Vpc", "hybrid-local", "enableDnsHostnames"],
+        ["cloud", "gone", "aws:ec2/vpcEndpoint:VpcEndpoint", "hybrid-local-s3"],
+    ]
+    assert "hybrid up local --refresh mends them." in table
+    (cloud,) = [each for each in user.asks("up", "--refresh")["layers"] if each["changes"]]
+    assert {change["operation"] for change in cloud["changes"]} == {"create", "update"}
+    assert user.asks("drift")["drift"] == []
 
 
 def test_status_tells_what_runs(user):

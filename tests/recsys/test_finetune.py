@@ -11,7 +11,7 @@ from recsys.data.interactions import Interactions
 from recsys.data.split import leave_one_out
 from recsys.errors import RecsysError
 from recsys.evaluate import evaluate
-from recsys.finetune import finetune, train_local
+from recsys.finetune import fewest_steps, finetune, train_local
 from recsys.loop import Moments, adamw, train_epoch, weights_of
 from recsys.model import SequentialRecommender
 from recsys.objectives import NextItem
@@ -73,11 +73,16 @@ def test_with_its_moments_the_optimizer_goes_on_as_if_it_had_not_stopped(
     parted, whole, forgetful, moments = fresh(shop), fresh(shop), fresh(shop), Moments()
     optimizer, objective = adamw(whole, recipe), NextItem(events, recipe)
     for seed in (1, 2, 3):
-        train_local(parted, events, recipe, epochs=1, seed=seed, moments=moments)
+        train_local(parted, events, recipe, epochs=1, seed=seed, moments=moments, steps=16)
         train_local(forgetful, events, recipe, epochs=1, seed=seed)
         train_epoch(whole, optimizer, objective, recipe, seed, Stage.LOCAL, 0, fewest_steps=16)
     assert distance(parted, weights_of(whole)) == 0.0
     assert distance(forgetful, weights_of(whole)) > 0.0
+
+
+def test_an_optimizer_that_goes_on_takes_as_many_steps_in_all_as_one_in_one_place() -> None:
+    assert [fewest_steps(epochs, True) for epochs in (3, 20, 40, 60, 1000)] == [64, 64, 32, 21, 16]
+    assert fewest_steps(1000, False) == 64
 
 
 def test_the_proximal_term_keeps_a_site_near_the_global_model(shop: Interactions) -> None:

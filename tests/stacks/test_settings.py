@@ -264,6 +264,22 @@ def test_a_wrong_value_is_told_with_key_value_and_choices(tmp_path, old, new, se
             "      - address: 10.71.0.12\n        role: server\n        architecture: arm64",
             "k3s.binary_sha256 lacks 'arm64', which a host has.",
         ),
+        *(
+            (
+                "registry.example.com/hybrid/serving:0.1.0",
+                f"registry.example.com:5000/hybrid/serving{tag}",
+                f"serving.image: 'registry.example.com:5000/hybrid/serving{tag}' names no version, "
+                "so that it may be another image tomorrow: write NAME:VERSION, or NAME@sha256:… of "
+                "its content.",
+            )
+            for tag in ("", ":latest")
+        ),
+        (
+            "hybrid/serving:0.1.0",
+            "hybrid/serving:0.1.0@sha256:12",
+            "serving.image: 'registry.example.com/hybrid/serving:0.1.0@sha256:12' is no image: write "
+            "NAME:VERSION, or NAME@sha256:… of its content.",
+        ),
     ],
 )
 def test_a_real_environment_must_say_more(tmp_path, old, new, sentence):
@@ -300,6 +316,13 @@ def test_reading_settings_does_not_import_pulumi():
     )
     project = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=project).returncode == 0
+
+
+def test_an_image_may_be_named_by_its_content(tmp_path):
+    named = f"hybrid/serving@sha256:{'0a' * 32}"
+    text = changed(PRODUCTION, "registry.example.com/hybrid/serving:0.1.0", named)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load_settings("mine", [tmp_path]).serving.image == named
 
 
 def test_training_is_optional_and_must_fit_the_gpu_pool(tmp_path):

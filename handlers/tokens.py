@@ -1,4 +1,6 @@
-"""Who may post events for whom: whoever has a token that names the user, signed by a trusted key.
+"""Who may post and ask for a user: whoever has a token that names the user, signed by a trusted key.
+
+A request concerns a user where it brings what the user did, or is answered by what is known of that.
 
 A token is a JSON Web Token (RFC 7519), signed with Ed25519, in the header ``Authorization: Bearer``.
 Its claims: ``aud`` is `AUDIENCE`; ``iat`` and ``exp`` are no further apart than `MOST_SECONDS`; and
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from handlers.errors import NoCredential, OtherUser
@@ -23,7 +25,7 @@ MOST_SECONDS = 86400
 LEEWAY_SECONDS = 30
 
 
-class Posters:
+class Tokens:
     """Checks tokens.
 
     Parameters
@@ -36,7 +38,7 @@ class Posters:
         self.keys = keys
 
     def require(self, user: str, authorization: str) -> None:
-        """Let pass who may post for a user.
+        """Let pass who may post and ask for a user.
 
         Parameters
         ----------
@@ -51,14 +53,14 @@ class Posters:
             The token is good, and for another user.
         """
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        if scheme.lower() != "bearer" or not token.strip() or not token.isascii():
             raise NoCredential(
-                "Events are taken with a token only: send the header Authorization: Bearer TOKEN, "
-                "with one that names the user."
+                "Who posts or asks for a user needs a token: send the header Authorization: Bearer "
+                "TOKEN, with one that names the user."
             )
         claims = self._claims(token.strip())
         if claims.get("any_user") is not True and claims.get("sub") != user:
-            raise OtherUser("The token is for another user than the one that events are posted for.")
+            raise OtherUser("The token is for another user than the request.")
 
     def _claims(self, token: str) -> dict[str, Any]:
         import jwt
@@ -78,8 +80,9 @@ class Posters:
             except jwt.ExpiredSignatureError:
                 raise NoCredential("The token has expired: get a new one.") from None
             except jwt.InvalidTokenError as error:
-                raise NoCredential(f"The token is not good: {error}.") from None
-            if claims["exp"] - claims["iat"] > MOST_SECONDS:
+                raise NoCredential(f"The token is not good: {str(error).rstrip('.')}.") from None
+            # PyJWT takes numbers in quotes too.
+            if int(claims["exp"]) - int(claims["iat"]) > MOST_SECONDS:
                 raise NoCredential(
                     f"The token lives for more than {MOST_SECONDS} seconds: get a shorter one."
                 )
@@ -87,19 +90,23 @@ class Posters:
         raise NoCredential("The token is signed by no key that this service trusts.")
 
 
-def open_posters(variables: Mapping[str, str] = os.environ) -> Posters | None:
-    """What the service was started with; None where anybody may post, or nobody can.
+def tokens_of(keys: Iterable[str]) -> Tokens:
+    """A `Tokens` of public keys, each 32 bytes in base64."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    return Tokens([Ed25519PublicKey.from_public_bytes(base64.b64decode(key)) for key in keys])
+
+
+def open_tokens(variables: Mapping[str, str] = os.environ) -> Tokens | None:
+    """What the service was started with; None where no user is known, or anybody may ask.
 
     Parameters
     ----------
     variables
-        ``HYBRID_EVENTS_KEYS``: public keys, each 32 bytes in base64, parted by spaces; without one
-        no token is good. ``HYBRID_EVENTS``: ``anybody`` lets everybody post for everybody. Where
-        there is no ``HYBRID_SESSIONS``, events are kept nowhere.
+        ``HYBRID_EVENTS_KEYS``: public keys as `tokens_of` takes them, parted by spaces; without one
+        no token is good. ``HYBRID_EVENTS``: ``anybody`` lets everybody post and ask for everybody.
+        Where there is no ``HYBRID_SESSIONS``, events are kept nowhere.
     """
     if not variables.get("HYBRID_SESSIONS") or variables.get("HYBRID_EVENTS") == "anybody":
         return None
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    texts = variables.get("HYBRID_EVENTS_KEYS", "").split()
-    return Posters([Ed25519PublicKey.from_public_bytes(base64.b64decode(text)) for text in texts])
+    return tokens_of(variables.get("HYBRID_EVENTS_KEYS", "").split())
