@@ -19,12 +19,13 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from cli import canary, posting, production, sessions, trials
 from cli.application import PROJECT
 from cli.environment import Environment
 from cli.errors import CommandError, ServingError
-from cli.experiment import watch
+from cli.experiment import compare, watch
 from cli.learning import environment_store
 from cli.local import LocalServers
 from cli.nginx import nginx_program
@@ -283,6 +284,38 @@ def test_promotion_and_rollback_lose_no_request(service, old, new) -> None:
     assert environment_store(service.environment).channels()["production"] == old
     with pytest.raises(ServingError, match="there is none to go back to"):
         production.roll_back(service.environment)
+
+
+@pytest.mark.skipif(
+    sessions.session_store_program() is None,
+    reason="there is neither redis-server nor valkey-server",
+)
+def test_a_shadow_is_asked_what_users_ask_and_answers_nobody(service, old, new) -> None:
+    trial = service.begin(new, None)
+    assert set(service.answered_by().values()) == {old}
+    token = posting.token(service.environment, "user-3", 5)
+    headers = {"Authorization": f"Bearer {token}"}
+    event = {"user": "user-3", "events": [{"item": "item-4"}]}
+    assert httpx.post(service.url, json=event, headers=headers).json()["stored"] == 1
+
+    # nginx may answer before the shadow has, and notes each once it is done.
+    @retry(
+        retry=retry_if_exception_type(AssertionError),
+        stop=stop_after_delay(20),
+        wait=wait_fixed(0.1),
+        reraise=True,
+    )
+    def all_copied() -> None:
+        errors = compare(service.environment, trial)[0]
+        for version in (errors.production, errors.canary):
+            assert (version.requests, version.rate) == (len(USERS) + 1, 0)
+
+    all_copied()
+    # The shadow was told of the event too, and the store has it once.
+    asked = httpx.post(service.url, json={"user": "user-3"}, headers=headers).json()
+    assert (asked["model"], asked["fresh_events"]) == (old, 1)
+    canary.abort(service.environment, quietly)
+    assert canary.state(service.environment) is None
 
 
 def test_a_canary_that_is_no_worse_is_promoted_by_itself(service, old, new) -> None:
