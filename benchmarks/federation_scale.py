@@ -8,8 +8,8 @@ site has 20 users of its own of the synthetic shop and trains a small model on t
 server's and the sites' own code; the engine runs as many sites at a time as there are processors.
 Each number of sites runs in a process of its own; memory is the largest sum over it and Ray's
 processes. The first round waits for Ray and for its processes to import PyTorch, so it is told
-apart: a round takes the median of those after it. Beyond some hundred sites most of a round is
-the engine's own: before each message it looks at every message of the round that is stored.
+apart: a round takes the median of those after it. Few sites are asked at a time: before each
+message the engine looks at every one that is stored, which took minutes with a thousand.
 """
 
 from __future__ import annotations
