@@ -129,6 +129,8 @@ def _rank_after(loaded: LoadedModel, cut: TimeSplit, k: int, progress: Progress)
     known = {part: with_vocabulary(getattr(cut, part), loaded.items) for part in PARTS}
     cut = replace(cut, **known)
     interactions, split = first_after(cut.whole(), cut, "test")
+    if not (split.test_target >= 0).any():
+        raise CommandError("No user has events both before the test part and in it.")
     return rank(loaded.model, interactions, split, part="test", k=k, progress=progress)
 
 

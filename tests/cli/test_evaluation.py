@@ -83,6 +83,12 @@ def test_of_a_time_split_the_first_event_after_the_cut_is_asked_for(home, shop, 
     both = (np.diff(before.offsets) > 0) & (np.diff(test.offsets) > 0)
     assert answer["report"]["whole"]["users"] == both.sum() > 0
 
+    lines = [f"u{user},i0000{user % 5},{user}\n" for user in range(100)]
+    (tmp_path / "once.csv").write_text("".join(["user,item,time\n", *lines]))
+    assert ends(capsys, "data", "split", str(tmp_path / "once.csv"), str(tmp_path / "once"))[0] == 0
+    code, _, error = ends(capsys, "evaluate", digest, "--data", str(tmp_path / "once"))
+    assert code == 1 and "No user has events both before the test part and in it" in error
+
 
 def test_data_with_items_that_the_model_does_not_know_is_refused(
     home, shop, capsys, tmp_path
