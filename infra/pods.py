@@ -1,7 +1,8 @@
 """What every pod of ours has in common: who it runs as, what it may not do, how it is labelled.
 
 Pure data for :mod:`infra.serving`, :mod:`infra.session_store`, :mod:`infra.federation_server` and
-:mod:`infra.training_job`; all of it satisfies Kubernetes' "restricted" Pod Security Standard, which their namespaces enforce.
+:mod:`infra.training_job`; all of it satisfies Kubernetes' "restricted" Pod Security Standard, which
+their namespaces enforce.
 """
 
 from __future__ import annotations
