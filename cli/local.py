@@ -160,6 +160,7 @@ class LocalServers:
                 {"ports.torchserve.public": public},
                 lambda: serving_proxy.loaded(self.environment) is not None,
                 {},
+                serving_proxy.working_folder(self.environment),
             ),
         ]
 

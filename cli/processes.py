@@ -40,6 +40,8 @@ class Part:
         Settings key of each TCP port on 127.0.0.1 that it opens → its number.
     ready
         Whether it answers now; called again and again until it does.
+    folder
+        Its working directory; the supervisor's by default.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Part:
     ports: dict[str, int]
     ready: Callable[[], bool]
     environment: dict[str, str]
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ class Supervisor:
                 f"[program:{part.name}]",
                 f"command={shlex.join(part.command)}".replace("%", "%%"),
                 f"environment={environment}".replace("%", "%%"),
+                *([f"directory={part.folder}".replace("%", "%%")] if part.folder else []),
                 f"stdout_logfile={self.log(part.name)}",
                 "redirect_stderr=true",
                 "autostart=false",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from cli.files import write_text
 from cli.nginx import nginx_command, reload_nginx
 from infra.serving_proxy import (
     FINGERPRINT_PATH,
+    LEAVING,
     SecondVersion,
     ServingProxy,
     fingerprint,
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 PART = "serving"
 LOOPBACK = "127.0.0.1"
+# So long before a reload each answer ends its connection; a client that asks less often sends hardly
+# ever in the very moment of the reload.
+LEAVE_SECONDS = 0.25
 
 
 def serving_proxy(environment: Environment, second: SecondVersion | None) -> ServingProxy:
@@ -61,7 +66,13 @@ def apply(environment: Environment, proxy: ServingProxy, pid: int) -> list[psuti
     wanted = fingerprint(proxy)
     if loaded(environment) == wanted:
         return []
-    old = reload_nginx(pid, PART)
+    leaving = working_folder(environment) / LEAVING
+    leaving.touch()
+    try:
+        time.sleep(LEAVE_SECONDS)
+        old = reload_nginx(pid, PART)
+    finally:
+        leaving.unlink(missing_ok=True)
     if loaded(environment) != wanted:
         raise CommandError(f"The proxy refuses its new configuration: read hybrid logs {PART}.")
     return old
@@ -79,9 +90,18 @@ def loaded(environment: Environment) -> str | None:
     return answer.text if answer.is_success else None
 
 
+def working_folder(environment: Environment) -> Path:
+    """Of nginx, whose workers look for `LEAVING` there; the folders above may be closed to them."""
+    return _folder(environment) / "working"
+
+
 def _write(environment: Environment, proxy: ServingProxy) -> Path:
     file = _folder(environment) / "nginx.conf"
     write_text(file, serving_configuration(proxy), mode=0o600)
+    working_folder(environment).mkdir(exist_ok=True)
+    working_folder(environment).chmod(0o711)
+    # A command that was killed may have left it.
+    (working_folder(environment) / LEAVING).unlink(missing_ok=True)
     return file
 
 

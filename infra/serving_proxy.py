@@ -12,6 +12,12 @@ from hashlib import sha256
 from infra.fleet_proxy import temporary_paths
 
 MODEL_PATH = "/predictions/recommend"
+# While nginx's working directory has this file, each answer ends its connection: a client that sends
+# on one just as nginx closes it, to reload, would get none. LEAVE is a status of nobody's.
+LEAVING = "leaving"
+LEAVE = 477
+# After it, other statuses still lead elsewhere, as @again.
+LEAVE_HERE = f"recursive_error_pages on; if (-f {LEAVING}) {{ return {LEAVE}; }}"
 FINGERPRINT_PATH = "/.configuration"
 # TorchServe answers 507, or 500 at an unlucky moment, to what a worker held when it died, and keeps
 # later requests for the next one. Asking twice does no harm.
@@ -121,11 +127,14 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "        proxy_intercept_errors on;\n"
         "        add_header X-Request-Id $request_id always;\n"
         f"        error_page {DIED} = @again;\n"
+        f"        error_page {LEAVE} = @leaving;\n"
         "        error_page 413 @large;\n"
         "        error_page 429 @hasty;\n"
-        f"        location ~ ^/predictions/[a-z_-]+$ {{ {ask} }}\n"
-        # What it says the second time is the answer, with its own words.
-        f"        location @again {{ proxy_intercept_errors off; {ask} }}\n"
+        f"        location ~ ^/predictions/[a-z_-]+$ {{ {LEAVE_HERE} {ask} }}\n"
+        f"        location @leaving {{ keepalive_timeout 0; {ask} }}\n"
+        # What it says the second time is the answer, with its own words. An error_page of its own
+        # keeps the others away, so that nothing is asked a third time.
+        f"        location @again {{ error_page 413 @large; proxy_intercept_errors off; {ask} }}\n"
         f"{_shadow(proxy.second)}"
         "        location = /ping { proxy_pass http://torchserve; }\n"
         f'        location = {FINGERPRINT_PATH} {{ return 200 "{mark}"; }}\n'
@@ -217,6 +226,7 @@ def _shadow(second: SecondVersion | None) -> str:
     log = f'access_log "{second.log}" canary;'
     return (
         f"        location = {MODEL_PATH} {{\n"
+        f"            {LEAVE_HERE}\n"
         "            mirror /shadow;\n"
         "            proxy_pass http://torchserve$uri$is_args$args;\n"
         "        }\n"

@@ -19,6 +19,7 @@ from tenacity import retry, retry_if_exception_type, retry_if_result, stop_after
 from cli.nginx import nginx_command, nginx_program, reload_nginx
 from infra.serving_proxy import (
     FINGERPRINT_PATH,
+    LEAVING,
     MODEL_PATH,
     SecondVersion,
     ServingProxy,
@@ -119,9 +120,14 @@ class Nginx:
         self.file = folder / "nginx.conf"
         self.file.write_text(serving_configuration(self.plain))
         self.output = folder / "output.jsonl"
+        # As `hybrid up` makes it; nginx's workers may not enter the folders above where root runs it.
+        working = folder / "working"
+        working.mkdir()
+        working.chmod(0o711)
+        self.leaving = working / LEAVING
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                nginx_command(nginx_program(), self.file), stdout=output
+                nginx_command(nginx_program(), self.file), stdout=output, cwd=working
             )
         # A client of its own for each test's calls: a reload ends idle connections.
         answers = retry(
@@ -192,6 +198,24 @@ def test_only_predictions_and_ping_pass(nginx: Nginx) -> None:
         assert refused.status_code == 403, path
         assert refused.json() == {"error": "Only predictions are served here."}
     assert len(nginx.upstream.paths) == passed
+
+
+@needs_nginx
+@pytest.mark.parametrize("share", [None, 0, 100])
+def test_before_a_reload_each_answer_ends_its_connection_and_is_still_asked_for_twice(
+    nginx: Nginx, share: float | None
+) -> None:
+    if share != 0:
+        nginx.share(share)
+    path = f"{MODEL_PATH}/{NEW}" if share else MODEL_PATH
+    nginx.upstream.statuses[path] = [503]
+    with httpx.Client(base_url=f"http://{nginx.plain.listen}", timeout=20) as client:
+        nginx.leaving.touch()
+        last = client.post(MODEL_PATH, content=b"{}")
+        nginx.leaving.unlink()
+        later = client.post(MODEL_PATH, content=b"{}")
+    assert [last.headers["Connection"], later.headers["Connection"]] == ["close", "keep-alive"]
+    assert last.json() == later.json() == {"path": path, "body": "{}"}
 
 
 @needs_nginx
