@@ -282,7 +282,8 @@ class Supervisor:
         for process in psutil.process_iter(["name"]):
             try:
                 if process.environ().get(MARKER) == str(self.folder) or (
-                    process.info["name"] == "nginx" and process.cwd() == str(self.folder)
+                    process.info["name"] == "nginx"
+                    and Path(process.cwd()).is_relative_to(self.folder)
                 ):
                     found.append(process)
             except psutil.Error:
