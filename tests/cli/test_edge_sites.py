@@ -49,7 +49,14 @@ esac
 SYSTEMCTL = """\
 #!/bin/sh
 unit=$ROOT/etc/systemd/system/hybrid-edge.service
-stop() { [ ! -e $ROOT/pid ] || kill $(cat $ROOT/pid) 2>/dev/null; rm -f $ROOT/pid; }
+stop() {
+    [ -e $ROOT/pid ] || return 0
+    pid=$(cat $ROOT/pid)
+    kill $pid 2>/dev/null
+    # As systemd, it waits for the end; a process that has ended has no arguments any more.
+    while grep -q . /proc/$pid/cmdline 2>/dev/null; do sleep 0.01; done
+    rm -f $ROOT/pid
+}
 case $1 in
 restart)
     stop
