@@ -141,18 +141,18 @@ def _read_text(file: Path) -> pl.DataFrame:
         raise RecsysError(f"{file} is not readable text: {error}") from error
     users: list[str] = []
     items: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
+    rows = [line.split() for line in lines]
+    for number, fields in enumerate(rows, start=1):
         if not fields:
             continue
         if len(fields) < 2:
             raise RecsysError(
-                f"{file}, line {number}: {line!r} has a user but no item; "
+                f"{file}, line {number}: {lines[number - 1]!r} has a user but no item; "
                 "a line is a user and one or more items"
             )
         users += fields[:1] * (len(fields) - 1)
         items += fields[1:]
     if not users:
         raise RecsysError(f"{file} holds no interactions")
-    _refuse_table(file, [line.split() for line in lines if line.strip()])
+    _refuse_table(file, [fields for fields in rows if fields])
     return pl.DataFrame({"user": users, "item": items})
