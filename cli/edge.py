@@ -84,8 +84,7 @@ def bundle(
             made = Path(scratch) / target.name
             sign = environment.signing_keys().sign_document
             policy = Policy(**environment.settings.tower.model_dump())
-            anybody = environment.settings.events.credential == "none"
-            keys = None if anybody else trusted_keys(environment)
+            keys = None if environment.settings.events.anybody else trusted_keys(environment)
             build_bundle(artifact, digest, made, sign, policy, keys)
             progress(2, 3, "asking the bundle and the model the same")
             asked = check(made, artifact)

@@ -24,7 +24,7 @@ def trusted_keys(environment: Environment) -> list[str]:
         A key cannot be made or read, or others can read the private one.
     """
     events = environment.settings.events
-    if events.credential == "none":
+    if events.anybody:
         return []
     keys = environment.posting_keys()
     keys.own()
@@ -45,7 +45,7 @@ def token(environment: Environment, user: str | None, minutes: int) -> str:
 
     from handlers.tokens import AUDIENCE
 
-    if environment.settings.events.credential == "none":
+    if environment.settings.events.anybody:
         raise CommandError(
             f"In {environment.name} anybody may post and ask for everybody, since its settings have "
             "events.credential none: no token is wanted.",

@@ -138,7 +138,7 @@ def recommend(environment: Environment, user: str | None, k: int) -> Recommendat
     interactions = load_data(environment, source["address"])
     user = interactions.users[0] if user is None else user
     history = interactions.history(user)
-    anybody = environment.settings.events.credential == "none"
+    anybody = environment.settings.events.anybody
     token = None if anybody else posting.token(environment, user, minutes=1)
     answer = public_client(environment).recommend(history, k, user=user, token=token)
     texts = dict(zip(interactions.items, interactions.item_text or []))

@@ -310,6 +310,11 @@ class EventSettings(_Section):
     credential: Literal["token", "none"] = "token"
     keys: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")], ...] = ()
 
+    @property
+    def anybody(self) -> bool:
+        """Whether no token is asked for."""
+        return self.credential == "none"
+
 
 class TracingSettings(_Section):
     """Traces of commands and of what they ask, for a collector that speaks OTLP over HTTP.
