@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Longest wait for the end of a run that was told to stop.
 STOP_SECONDS = 60
+# How OpenSSL says it.
+EXPIRED = "certificate has expired"
 
 
 @dataclass(frozen=True)
@@ -239,10 +241,6 @@ def _seen(node: NodeInfo) -> str:
     if node.status == "online":
         return datetime.now(UTC).isoformat(timespec="seconds")
     return node.last_deactivated_at or node.last_activated_at
-
-
-# How OpenSSL says it.
-EXPIRED = "certificate has expired"
 
 
 class SuperLinkUnreachable(FederationError):

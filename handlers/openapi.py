@@ -8,7 +8,6 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from handlers.kinds import KINDS, Kind
-from handlers.tokens import AUDIENCE
 from handlers.requests import (
     ClickRequest,
     EventsRequest,
@@ -19,6 +18,7 @@ from handlers.requests import (
     SimilarRequest,
     VectorRequest,
 )
+from handlers.tokens import AUDIENCE
 
 SCHEMAS = "#/components/schemas/"
 REQUESTS = {

@@ -41,9 +41,9 @@ class Service:
         from handlers.kinds import kind_in
         from handlers.meter import Meter
         from handlers.openapi import openapi_document
-        from handlers.tokens import open_tokens
         from handlers.replies import answers_of
         from handlers.stopwatch import Stopwatch
+        from handlers.tokens import open_tokens
         from handlers.tracing import open_tracer
 
         folder = Path(context.system_properties["model_dir"])

@@ -10,8 +10,8 @@ from infra.federation_server import FederationServer
 from infra.gpu_nodes import GpuNodes, GpuNodesArgs
 from infra.handler_variables import (
     collector_beyond_loopback,
-    token_variables,
     session_variables,
+    token_variables,
     tracing_variables,
 )
 from infra.serving import PART as TORCHSERVE
