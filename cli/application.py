@@ -62,6 +62,28 @@ class Application:
         """Remark on standard error."""
         click.echo(text, err=True)
 
+    def ask_to_go_on(self, question: str) -> None:
+        """Let somebody answer before anything is destroyed.
+
+        Raises
+        ------
+        UsageError
+            When nobody can answer, as in a script.
+        ClickException
+            When the answer is no.
+        """
+        try:
+            agreed = click.confirm(question, err=True)
+        except click.Abort:
+            if sys.stdin.isatty():
+                raise
+            click.echo(err=True)
+            raise click.UsageError(
+                "this question needs an answer, and nobody is there to give one: say --yes"
+            ) from None
+        if not agreed:
+            raise click.ClickException("Nothing was destroyed: the answer was no.")
+
     def show_json(self, data: Any) -> None:
         """Print data for programs."""
         click.echo(json.dumps(data, indent=2, default=str))

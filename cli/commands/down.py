@@ -47,7 +47,7 @@ def down(
     if not yes and (purge or delete_data or not target.is_local):
         data = "What its object stores hold goes too. " if delete_data else ""
         folder = f"Its folder {target.folder} goes too. " if purge else ""
-        click.confirm(f"Destroy {environment}? {data}{folder}", abort=True, err=True)
+        app.ask_to_go_on(f"Destroy {environment}? {data}{folder}")
     with environment_lock(target.folder, "hybrid down"), app.progress("down") as progress:
         done = provision.down(
             target, progress, purge=purge, delete_data=delete_data, leave_bundles=leave_bundles

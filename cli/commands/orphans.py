@@ -35,7 +35,7 @@ def orphans(app: Application, environment: str, remove: bool, yes: bool, as_json
             if not yes:
                 for each in found:
                     app.say(str(each))
-                click.confirm(f"Remove these {len(found)}?", abort=True, err=True)
+                app.ask_to_go_on(f"Remove these {len(found)}?")
             teardown.remove_unrecorded(recorded)
     if as_json:
         rows = [

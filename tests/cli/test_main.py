@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,19 @@ def test_completion_is_a_script_for_the_shell(capsys):
 def test_down_of_an_environment_that_never_was_says_so(home, capsys):
     code, text, _ = ends(capsys, "down", "local")
     assert code == 0 and "Nothing to end" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "sentence"),
+    [("n\n", 1, "Error: Nothing was destroyed: the answer was no."),
+     ("", 2, "nobody is there to give one: say --yes")],
+)  # fmt: skip
+def test_what_destroys_asks_first(home, capsys, monkeypatch, answer, code, sentence):
+    (home / "local").mkdir()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    found, _, error = ends(capsys, "down", "local", "--purge")
+    assert found == code and sentence in error
+    assert (home / "local").is_dir()
 
 
 def test_a_recipe_file_is_checked_field_by_field(home, capsys):
