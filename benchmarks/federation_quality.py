@@ -3,7 +3,7 @@
     python -m benchmarks.federation_quality [--data FOLDER] [--sites 5] [--rounds 30]
         [--local-epochs 2] [--epochs 20] [--dimension 64] [--final-rate 0.05]
         [--server-momentum 0.7] [--fresh-moments] [--epsilon 8] [--private-rounds 10]
-        [--arms central federated private local]
+        [--arms central federated private local] [--seed 0]
 
 The users are dealt to the sites by a hash of their names. Central trains on all of them, with the
 default recipe; federated starts from an untrained model and sends it round by round through the
@@ -108,14 +108,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="of central and local")
     parser.add_argument("--dimension", type=int, default=64)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and training, in all arms")
     options = parser.parse_args()
     if not options.data.exists():
         sys.exit(f"no data at {options.data}: give a folder with --data")
     interactions = load_interactions(options.data)
-    recipe = Recipe(dimension=options.dimension, epochs=options.epochs)
+    recipe = Recipe(dimension=options.dimension, epochs=options.epochs, seed=options.seed)
     sites = deal(interactions, options.sites)
     how = {
         "rounds": options.rounds,
+        "seed": options.seed,
         "local_epochs": options.local_epochs,
         "final_rate": options.final_rate,
         "strategy": "fedavgm",
@@ -127,6 +129,7 @@ def main() -> None:
     }
     private = {
         "rounds": options.private_rounds,
+        "seed": options.seed,
         "local_epochs": options.local_epochs,
         "dp_epsilon": options.epsilon,
     }
