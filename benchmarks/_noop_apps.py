@@ -68,7 +68,7 @@ def answer_ours(message: Message, context: Context) -> Message:
     task = Task.from_record(unpacked(message.content)["task"])
     change = np.zeros_like(WEIGHTS["table"])
     change[task.number] = 1
-    delta, _ = encode({"table": change}, {}, Compression("rows"))
+    delta, _ = encode({"table": change}, {}, Compression("rows"), WEIGHTS)
     site = str(context.node_config["site"])
     reply = Reply(site, task.run, task.number, {}, {"delta": delta})
     return Message(packed(reply.to_content()), reply_to=message)

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 from federation.checkpoint import Checkpoint, digest
-from federation.compression import Compression, decode, encode
-from federation.downlink import advance, receive
+from federation.compression import Compression, apply, decode, encode
+from federation.downlink import advance
 from federation.strategies.averaging import FedAvg, mean_delta
-from federation.updates import Delta, Update, Weights, check_update, difference
+from federation.updates import Update, Weights, check_update, difference
 from recsys.data.interactions import Interactions, load_interactions
 from recsys.data.split import leave_one_out
 from recsys.evaluate import evaluate
@@ -65,7 +65,7 @@ class Server:
 
     def __init__(self, weights: Weights, compression: Compression) -> None:
         self.weights, self.compression = weights, compression
-        self.residual: Delta = {}
+        self.residual: Weights = {}
 
     def step(self, answers: Sequence[tuple[str, bytes, int]]) -> bytes | None:
         """Take (site, message, examples) of all sites; returns what goes down, None for all."""
@@ -78,6 +78,7 @@ class Server:
             self.weights, _ = FedAvg().aggregate(self.weights, updates, {})
             return None
         change = mean_delta(updates)
+        del updates, update  # as federation.rounds does
         message, self.residual = advance(
             self.weights, change, self.residual, self.compression
         )
@@ -104,7 +105,7 @@ def federate(
     steps = fewest_steps(rounds * epochs, keep_moments)
     held = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     whole = sum(array.nbytes for array in held.values())
-    waiting: list[Delta] = [{} for _ in sites]
+    waiting: list[Weights] = [{} for _ in sites]
     down, up = [], []
     for number in range(rounds):
         rate = recipe.learning_rate * (1 - (1 - FINAL_RATE) * number / max(rounds - 1, 1))
@@ -118,14 +119,14 @@ def federate(
             )  # fmt: skip
             trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
             message, waiting[site] = encode(
-                difference(trained, held), waiting[site], server.compression
+                difference(trained, held), waiting[site], server.compression, held
             )
             answers.append((str(site), message, len(events.sequence)))
         message = server.step(answers)
         if message is None:
             held = server.weights
         else:
-            receive(held, message)
+            apply(message, held)
         down.append(len(sites) * (whole if message is None else len(message)))
         up.append(sum(len(message) for _, message, _ in answers))
         moved = (down[-1] + up[-1]) / 1e6

@@ -30,7 +30,7 @@ from typing import Any
 from federation.arrays import flatten, pieces, unflatten
 from federation.errors import FederationError
 from federation.files import write_private
-from federation.updates import Delta, Weights
+from federation.updates import Weights
 
 Record = dict[str, Any]
 CHECKPOINT = "checkpoint.safetensors"
@@ -51,7 +51,7 @@ class Checkpoint:
     records : list of dict
         Records of the rounds up to `number`. The last one still lacks its metrics: the global
         model of a round is evaluated in the same exchange in which the next round trains.
-    residual : dict of str to ndarray or Rows
+    residual : dict of str to ndarray
         What the messages to the sites have left out so far (:mod:`federation.downlink`).
     """
 
@@ -59,7 +59,7 @@ class Checkpoint:
     weights: Weights
     strategy: Weights
     records: list[Record] = field(default_factory=list)
-    residual: Delta = field(default_factory=dict)
+    residual: Weights = field(default_factory=dict)
 
     def save(self, run: Path) -> None:
         """Write the checkpoint into the folder of its run."""

@@ -139,7 +139,7 @@ def _work(
             coding = Compression(task.compression, task.share)
             for name, change in changes.items():
                 waits = f"residual of {name}"
-                blobs[name], rest = encode(change, kept.get(waits, {}), coding)
+                blobs[name], rest = encode(change, kept.get(waits, {}), coding, received)
                 kept = kept | {waits: rest}
         figures["train"] = trained.figures
     if task.compression != "none":

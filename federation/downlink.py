@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from federation.compression import Compression, decode, encode
+from federation.compression import Compression, apply, encode
 from federation.errors import FederationError
 from federation.files import write_private
 from federation.protocol import write_model
@@ -32,8 +32,8 @@ CHUNK_ROWS = 1 << 14
 
 
 def advance(
-    weights: Weights, change: Delta, residual: Delta, compression: Compression
-) -> tuple[bytes, Delta]:
+    weights: Weights, change: Delta, residual: Weights, compression: Compression
+) -> tuple[bytes, Weights]:
     """Change the model in place by what a message can say, and give the message.
 
     Parameters
@@ -42,35 +42,20 @@ def advance(
         What every site holds; afterwards, what every site holds that has read the message.
     change : dict of str to ndarray or Rows
         What the round changed.
-    residual : dict of str to ndarray or Rows
-        What earlier messages left out.
+    residual : dict of str to ndarray
+        What earlier messages left out; see :func:`federation.compression.encode`.
     compression : Compression
         How to write it.
 
     Returns
     -------
-    bytes, dict of str to ndarray or Rows
+    bytes, dict of str to ndarray
         The message, and what waits for the next.
     """
     single = {name: _in_float32(part) for name, part in change.items()}
-    message, residual = encode(single, residual, compression)
-    receive(weights, message)
+    message, residual = encode(single, residual, compression, weights)
+    apply(message, weights)
     return message, residual
-
-
-def receive(weights: Weights, message: bytes) -> None:
-    """Change the model in place by what a message says.
-
-    Raises
-    ------
-    FederationError
-        If the message cannot be read; the model is as it was then.
-    """
-    for name, change in decode(message, weights).items():
-        if isinstance(change, Rows):
-            weights[name][change.index] += change.values
-        else:
-            weights[name] += change
 
 
 def combine(
@@ -254,7 +239,7 @@ def arrived(parts: Mapping[str, bytes], held: Delta, held_number: int | None, nu
         raise Behind(f"the site does not hold a model from which round {number} can be reached.")
     weights = {name: np.array(array) for name, array in held.items()}
     for each in missed:
-        receive(weights, parts[each])
+        apply(parts[each], weights)
     return weights
 
 

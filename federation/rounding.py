@@ -9,7 +9,7 @@ import numpy as np
 LEAST_SHARE = np.float32(1.0)
 STEPS_AN_OCTAVE, LEAST_OCTAVE = 8, -26
 SIGNS_A_BYTE = 5
-PLACES = 3 ** np.arange(SIGNS_A_BYTE)
+PLACES = (3 ** np.arange(SIGNS_A_BYTE)).astype(np.uint8)
 
 
 def to_int8(rows: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,15 +58,15 @@ def size_of_code(codes: np.ndarray) -> np.ndarray:
 
 def pack_signs(signs: np.ndarray) -> np.ndarray:
     """uint8[⌈n / 5⌉] of n signs: as digits of base 3."""
-    digits = np.zeros(-(-signs.size // SIGNS_A_BYTE) * SIGNS_A_BYTE, np.int64)
+    digits = np.zeros(-(-signs.size // SIGNS_A_BYTE) * SIGNS_A_BYTE, np.uint8)
     digits[: signs.size] = signs.reshape(-1) + 1
-    return (digits.reshape(-1, SIGNS_A_BYTE) @ PLACES).astype(np.uint8)
+    return digits.reshape(-1, SIGNS_A_BYTE) @ PLACES
 
 
 def unpack_signs(packed: np.ndarray, count: int) -> np.ndarray:
     """int8[count] of :func:`pack_signs`; bytes that it does not write give signs all the same."""
-    digits = packed[:, None].astype(np.int64) // PLACES % 3
-    return (digits.reshape(-1)[:count] - 1).astype(np.int8)
+    signs_of = (np.arange(256)[:, None] // PLACES % 3 - 1).astype(np.int8)
+    return signs_of[packed].reshape(-1)[:count]
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
@@ -80,7 +80,9 @@ def restore(stored: np.ndarray, scales: np.ndarray) -> np.ndarray:
     if stored.dtype == np.int8:
         # A forged scale may be too large; who reads a message looks for infinity.
         with np.errstate(over="ignore", invalid="ignore"):
-            return stored.astype(np.float32) * scales
+            values = stored.astype(np.float32)
+            values *= scales
+            return values
     if stored.dtype == np.uint16:
         bits = stored.astype("<u4") << 16
         return bits.reshape(-1).view("<f4").reshape(stored.shape)

@@ -16,7 +16,7 @@ from federation.privacy.rounds import charge
 from federation.screening import suspects
 from federation.settings import RunSettings
 from federation.strategies.make import make_strategy
-from federation.updates import Delta, Update, Weights
+from federation.updates import Update, Weights
 
 log = logging.getLogger("flwr")
 
@@ -40,7 +40,7 @@ def pay(run: Run, number: int, sites: Sequence[str]) -> dict[str, float]:
 def close(
     run: Run,
     state: Checkpoint,
-    updates: Sequence[Update],
+    updates: list[Update],
     measured: Mapping[str, Mapping[str, float]],
     record: Record,
 ) -> Checkpoint:
@@ -48,6 +48,8 @@ def close(
 
     Parameters
     ----------
+    updates
+        Emptied: a large table has no room for them beside what is made of them.
     measured
         By site: metrics of the model that the round began with.
     record
@@ -60,11 +62,12 @@ def close(
     found = suspects(updates)
     for sentence in found.values():
         log.warning("round %d: %s", number, sentence)
-    weights, memory, residual = _combined(run, state, number, updates)
     examples = sum(update.examples for update in updates)
+    loss = sum(update.loss * update.examples for update in updates) / examples
+    weights, memory, residual = _combined(run, state, number, updates)
     record = {
         "round": number,
-        "loss": sum(update.loss * update.examples for update in updates) / examples,
+        "loss": loss,
         **record,
         "suspects": dict(sorted(found.items())),
         "model": digest(weights),
@@ -103,13 +106,14 @@ def trained(update: Update, answered: float, moved: int) -> dict[str, Any]:
 
 
 def _combined(
-    run: Run, state: Checkpoint, number: int, updates: Sequence[Update]
-) -> tuple[Weights, Weights, Delta]:
+    run: Run, state: Checkpoint, number: int, updates: list[Update]
+) -> tuple[Weights, Weights, Weights]:
     """New weights, the strategy's new state, and what the round's message leaves out."""
     strategy = make_strategy(run.settings)
     if run.messages is None:
         return *strategy.aggregate(state.weights, updates, state.strategy), {}
     change, memory = combine(strategy, state.weights, updates, state.strategy)
+    updates.clear()
     # In place: the weights may be large, and those of the round before are needed no more.
     message, residual = advance(state.weights, change, state.residual, run.settings.coding)
     run.messages.keep(number, message)

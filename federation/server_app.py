@@ -157,6 +157,7 @@ def _round(run: Run, train: Train, state: Checkpoint) -> Checkpoint:
     measured = {
         site: answer.reply.figures["validation"] for site, answer in result.answers.items()
     }
+    del result  # which holds the updates too, and `close` lets go of them
     return close(run, state, updates, measured, record | spent)
 
 

@@ -8,6 +8,9 @@ import numpy as np
 
 from federation.updates import Delta, Rows, Update, Weights, add
 
+# Rows that are summed at a time: there is no room for a second copy of many in double precision.
+CHUNK_ROWS = 1 << 10
+
 
 class FedAvg:
     """Federated averaging (McMahan et al., 2017, algorithm 1).
@@ -78,10 +81,10 @@ def in_order(updates: Sequence[Update]) -> list[Update]:
 def weighted_sum(
     deltas: Sequence[Delta], shares: Sequence[float], *, by_row: bool = False
 ) -> Delta:
-    """Sum of changes times their shares, in double precision.
+    """Sum of changes times their shares, worked out in double precision.
 
-    With many sites, single precision loses the small ones. With `by_row`, each row is divided by
-    the sum of the shares that went into it.
+    With many sites, single precision loses the small ones. Rows are given as float32, since there
+    may be many. With `by_row`, each row is divided by the sum of the shares that went into it.
     """
     return {
         name: _sum_of_one(
@@ -105,12 +108,17 @@ def _sum_of_one(
                 values += change * np.float64(share)
         return values
     index = np.unique(np.concatenate([change.index for change, _ in parts]))
-    values = np.zeros((len(index), *parts[0][0].values.shape[1:]), np.float64)
-    weight = np.zeros(len(index))
-    for change, share in parts:
-        places = np.searchsorted(index, change.index)
-        values[places] += change.values * np.float64(share)
-        weight[places] += share
-    if by_row:
-        values /= weight.reshape(-1, *[1] * (values.ndim - 1))
+    values = np.empty((len(index), *parts[0][0].values.shape[1:]), np.float32)
+    for start in range(0, len(index), CHUNK_ROWS):
+        rows = index[start : start + CHUNK_ROWS]
+        total = np.zeros((len(rows), *values.shape[1:]), np.float64)
+        weight = np.zeros(len(rows))
+        for change, share in parts:
+            first, end = np.searchsorted(change.index, [rows[0], rows[-1] + 1])
+            places = np.searchsorted(rows, change.index[first:end])
+            total[places] += change.values[first:end] * np.float64(share)
+            weight[places] += share
+        if by_row:
+            total /= weight.reshape(-1, *[1] * (total.ndim - 1))
+        values[start : start + CHUNK_ROWS] = total
     return Rows(index, values)

@@ -48,7 +48,8 @@ def test_the_size_that_is_planned_is_about_what_is_written(
 ) -> None:
     if scheme.method == "none" and touched < 1:
         pytest.skip("none does not look at what changed")
-    written = len(encode(change(touched), {}, scheme)[0])
+    sent = change(touched)
+    written = len(encode(sent, {}, scheme, sent)[0])
     assert written == pytest.approx(message_bytes(SHAPES, scheme, touched), rel=0.2, abs=200)
 
 

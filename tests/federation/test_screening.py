@@ -52,7 +52,8 @@ def poisoned(site: str, reply: Message) -> Message:
     if site == "site-3" and reply.has_content() and "train" in reply.content:
         shape = (len(ITEMS) + 1, RECIPE.dimension)
         noise = np.random.default_rng(0).normal(scale=30, size=shape).astype(np.float32)
-        change, _ = encode({"item_embedding.weight": noise}, {}, Compression())
+        delta = {"item_embedding.weight": noise}
+        change, _ = encode(delta, {}, Compression(), delta)
         reply.content["delta"] = write_model({"bytes": change})
     return reply
 

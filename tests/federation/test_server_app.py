@@ -150,7 +150,7 @@ def rewritten(reply: Message, **changes: object) -> Message:
 
 def delta_of(array: np.ndarray, name: str = "item_embedding.weight") -> dict[str, bytes]:
     """A change as a broken site may send it: what :func:`encode` refuses to write, too."""
-    return {"delta": encode({name: array}, {}, Compression())[0]}
+    return {"delta": encode({name: array}, {}, Compression(), {name: array})[0]}
 
 
 def with_figure(reply: Message, **figures: float) -> Message:
