@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from recsys.finetune import fewest_steps, finetune, train_local
 from recsys.loop import Moments, adamw, train_epoch, weights_of
 from recsys.model import SequentialRecommender
 from recsys.objectives import NextItem
+from recsys.packing import pack
 from recsys.randomness import Stage
 from recsys.recipe import Recipe
 
@@ -94,6 +96,44 @@ def test_the_proximal_term_keeps_a_site_near_the_global_model(shop: Interactions
         train_local(model, events, RECIPE, epochs=3, seed=0, proximal_mu=mu)
         moved.append(distance(model, start))
     assert moved[0] > 1.2 * moved[1] > 1.2 * moved[2]
+
+
+def test_its_steps_are_adamws_on_the_gradient_and_the_pull_to_the_global_model(
+    shop: Interactions,
+) -> None:
+    """FedProx (Li et al., 2020, algorithm 2): three steps, AdamW's written out from its paper."""
+    mu, rate, decay, steps = 0.7, 0.01, 0.1, 3
+    recipe = replace(RECIPE, dropout=0.0, learning_rate=rate, weight_decay=decay)
+    # A single user: an epoch is one step. In double precision: AdamW divides small by small.
+    events = leave_one_out(shop).train.select([0])
+    torch.manual_seed(0)
+    model = SequentialRecommender(len(shop.items), recipe).double()
+    reference = copy.deepcopy(model)
+    train_local(model, events, recipe, epochs=steps, seed=0, proximal_mu=mu)
+
+    objective = NextItem(events, recipe)
+    batch = pack(objective.windows, np.arange(1))
+    weights = {name: tensor.detach().numpy() for name, tensor in reference.named_parameters()}
+    start = {name: array.copy() for name, array in weights.items()}
+    first, second, reached = (dict.fromkeys(weights, 0.0) for _ in range(3))
+    for step in range(1, steps + 1):
+        reference.zero_grad()
+        objective(reference, *batch, np.random.default_rng())[0].backward()
+        for name, parameter in reference.named_parameters():
+            gradient = parameter.grad.numpy()
+            reached[name] += np.abs(gradient)
+            gradient = gradient + mu * (weights[name] - start[name])
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            mean, square = first[name] / (1 - 0.9**step), second[name] / (1 - 0.999**step)
+            # In place: the arrays are the reference's own weights.
+            weights[name] *= 1 - rate * decay
+            weights[name] -= rate * mean / (np.sqrt(square) + 1e-8)
+    for name, parameter in model.named_parameters():
+        # Positions beyond the user's events and the mask of pretraining, which no gradient reached,
+        # stay: their decay would cross the network.
+        expected = np.where(reached[name], weights[name], start[name])
+        np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_rows_that_no_gradient_reached_stay_as_they_were(shop: Interactions) -> None:
