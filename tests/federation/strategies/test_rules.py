@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from federation.strategies.adaptive import FedAdam, FedYogi
+from federation.strategies.adaptive import FedAdam, FedAvgM, FedYogi
 from federation.strategies.averaging import FedAvg
 from federation.strategies.buffered import FedBuff
 from federation.strategies.robust import Krum, TrimmedMean
@@ -18,6 +18,7 @@ from federation.updates import Update, Weights
 STRATEGIES = {
     "fedavg": FedAvg,
     "fedavg by row": lambda: FedAvg(by_row=True),
+    "fedavgm": lambda: FedAvgM(momentum=0.6),
     "fedadam": lambda: FedAdam(rate=0.1),
     "fedyogi": lambda: FedYogi(rate=0.1),
     "scaffold": lambda: Scaffold(sites=9),
