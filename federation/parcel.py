@@ -15,7 +15,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from federation.errors import FederationError
 
 PARCEL = "parcel"
-# Flower's own arrays cross in pieces of 20 MB.
+# Flower cuts its own arrays into pieces of 5 MiB. Who changes this looks at the limit of the
+# proxy before the SuperLink: infra/fleet_proxy.py.
 MOST_BYTES = 1 << 24
 KINDS = {"config": ConfigRecord, "metric": MetricRecord}
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FLEET_PATH = "/v1/fleet/"
+# A message goes up in objects, a request each: pieces of 5 MiB, or a parcel of 16 MiB and a few texts
+# (federation/parcel.py). The SuperLink takes a request into its memory before it looks at it.
+MOST_REQUEST_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def proxy_configuration(proxy: FleetProxy) -> str:
         "http {\n"
         f"{temporary_paths(proxy.folder)}"
         f"{_refusal_log(proxy)}"
-        "    client_max_body_size 0;\n"
+        f"    client_max_body_size {MOST_REQUEST_BYTES};\n"
         "    upstream superlink {\n"
         f"        server 127.0.0.1:{proxy.superlink};\n"
         "        keepalive 16;\n"

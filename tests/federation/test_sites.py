@@ -16,6 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from flwr.app import RecordDict
+from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from cli.fleet_proxy import proxy_command
 from cli.nginx import nginx_program, reload_nginx
@@ -30,8 +33,11 @@ from federation.enrolment import (
     rotate_site,
 )
 from federation.errors import FederationError
+from federation.parcel import MOST_BYTES, packed
+from federation.protocol import write_model
 from federation.site import site_commands
 from federation.site_package import write_package
+from infra.fleet_proxy import MOST_REQUEST_BYTES
 from tests.federation.servers import Servers, free_port, until
 
 pytestmark = pytest.mark.skipif(nginx_program() is None, reason="nginx is not installed")
@@ -120,6 +126,29 @@ def test_a_site_reaches_the_fleet_api_and_nothing_else(federation: Federation) -
                  "/v1/fleet/%2e%2e/control/list-nodes", "//v1/control/list-nodes"):  # fmt: skip
         assert federation.asks("north", path) == 403, path
     federation.logs(f"refused POST {CONTROL} of 127.0.0.1, certificate CN=north")
+
+
+def test_a_huge_request_ends_at_the_proxy_and_the_largest_part_of_a_message_does_not(
+    federation: Federation,
+) -> None:
+    def status(path: str, body: bytes | Iterator[bytes], length: int | None = None) -> int:
+        headers = {} if length is None else {"Content-Length": str(length)}
+        with contextlib.closing(federation.connect("north")) as connection:
+            connection.request("POST", path, body, headers)
+            return connection.getresponse().status
+
+    path = "/v1/fleet/push-object"
+    # What is announced is refused before any of it is sent, what is not is cut off.
+    assert status(path, b"", MOST_REQUEST_BYTES + 1) == 413
+    assert status(path, (bytes(1 << 20) for _ in range(1 + (MOST_REQUEST_BYTES >> 20)))) == 413
+    federation.logs(f"refused POST {path} of 127.0.0.1, certificate CN=north: SUCCESS, status 413")
+    for size in (MOST_BYTES, 3 * MOST_BYTES):
+        # As a parcel, and in Flower's pieces: of a message that nobody may send, but not as too large.
+        content = RecordDict({"delta": write_model({"bytes": bytes(size)})})
+        parts = [each.deflate() for each in get_all_nested_objects(packed(content)).values()]
+        largest = PushObjectRequest(object_content=max(parts, key=len)).SerializeToString()
+        assert len(largest) > 5_000_000
+        assert status(path, largest) == status(path, b"") != 413
 
 
 def test_without_a_certificate_of_the_federation_nothing_passes(

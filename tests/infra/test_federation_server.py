@@ -49,6 +49,7 @@ def test_the_proxy_passes_the_fleet_api_and_health_and_nothing_else():
     ]
     assert passed == [["/v1/fleet/", "= /health"], ["= /health"]]
     assert text.count("location / { return 403; }") == 2
+    assert f"    client_max_body_size {32 << 20};" in text
     assert text.count("{") == text.count("}")
 
 
