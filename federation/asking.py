@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from federation.compression import decode
 from federation.downlink import WHOLE, Behind, Messages, Outgoing
 from federation.errors import FederationError
 from federation.exchange import Exchange, exchange
-from federation.metrics import check_metrics
+from federation.metrics import check_metrics, is_figure
 from federation.privacy.rounds import Terms
 from federation.protocol import Reply, Task, write_model
 from federation.secure.homomorphic import CIPHERTEXT_BYTES, NUMBERS
+from federation.secure.messages import Plan
 from federation.settings import RunSettings
 from federation.updates import Update, Weights, check_update
 
@@ -115,7 +115,7 @@ def read_answer(
     if not trained:
         return Answer(reply, None)
     if task.secure != "none":
-        _check_hidden(reply, HIDDEN[run.settings.secure])
+        _check_hidden(reply, HIDDEN[run.settings.secure], task)
         return Answer(reply, None)
     return Answer(reply, _update(weights, reply, run.settings.strategy == "scaffold"))
 
@@ -136,18 +136,27 @@ def _update(weights: Weights, reply: Reply, controlled: bool) -> Update:
     try:
         delta = decode(reply.blobs["delta"], weights)
         extra = decode(reply.blobs["extra"], weights) if controlled else {}
-        update = Update(reply.site, delta, extra=extra, **reply.figures["train"])
-    except (KeyError, TypeError, FederationError) as error:
+        figures = (reply.figures["train"][name] for name in ("examples", "loss", "seconds"))
+        update = Update(reply.site, delta, *figures, extra=extra)
+    except (KeyError, FederationError) as error:
         raise FederationError(f"Site {reply.site!r} sent no usable update: {error}") from error
     check_update(weights, update)
     return update
 
 
-def _check_hidden(reply: Reply, part: str) -> None:
+def _check_hidden(reply: Reply, part: str, task: Task) -> None:
     """Refuse the reply of a site that takes part in a secure sum without what it is of."""
     try:
-        examples, loss = int(reply.figures["train"]["examples"]), reply.figures["train"]["loss"]
+        examples, loss = (reply.figures["train"][name] for name in ("examples", "loss"))
     except KeyError as error:
         raise FederationError(f"Site {reply.site!r} left {error} out of its reply.") from error
-    if part not in reply.blobs or examples < 1 or not math.isfinite(loss):
+    usable = is_figure(examples) and examples >= 1 and is_figure(loss)
+    if part not in reply.blobs or not usable:
         raise FederationError(f"Site {reply.site!r} sent no usable part of the secure sum.")
+    if part == "masked":
+        size, wanted = len(reply.blobs[part]), 4 * Plan.from_text(task.secure).session.size
+        if size != wanted:
+            raise FederationError(
+                f"Site {reply.site!r} sent {size:,} bytes as its part of the secure sum: expected "
+                f"{wanted:,}."
+            )

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 from federation.errors import FederationError
+
+# Up to here doubles count in ones; sums of more may overflow.
+MOST = 2**53
+
+
+def is_figure(value: Any) -> bool:
+    """Whether a figure that a site sent can be reckoned with: one number, neither NaN nor endless."""
+    return isinstance(value, int | float) and abs(value) <= MOST
 
 
 def check_metrics(site: str, metrics: dict[str, float]) -> None:
@@ -16,9 +24,7 @@ def check_metrics(site: str, metrics: dict[str, float]) -> None:
         If the figures named in the records are missing, or one is no finite number.
     """
     wanted = {"HR@10", "NDCG@10", "users"}
-    usable = all(
-        isinstance(value, int | float) and math.isfinite(value) for value in metrics.values()
-    )
+    usable = all(map(is_figure, metrics.values()))
     if not wanted <= metrics.keys() or not usable or metrics["users"] < 0:
         raise FederationError(f"Site {site!r} sent no usable metrics: {metrics}.")
 

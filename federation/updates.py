@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from federation.errors import FederationError
+from federation.metrics import is_figure
 
 Weights = dict[str, np.ndarray]
 """All arrays of a model, by name."""
@@ -104,13 +105,15 @@ def check_update(weights: Weights, update: Update) -> None:
     ------
     FederationError
         If an array is none of the model's trained ones or differs from it in shape or type, a
-        number is not finite, or the number of examples is not positive.
+        number is not finite, or a figure is none or out of range.
     """
     site = f"Site {update.site!r}"
-    if update.examples < 1:
+    if not is_figure(update.examples) or update.examples < 1:
         raise FederationError(f"{site} trained on {update.examples} interactions: expected some.")
-    if not np.isfinite(update.loss):
+    if not is_figure(update.loss):
         raise FederationError(f"{site} sent a training loss of {update.loss}: its training failed.")
+    if not is_figure(update.seconds) or update.seconds < 0:
+        raise FederationError(f"{site} says that it trained for {update.seconds} s.")
     for name, change in [*update.delta.items(), *update.extra.items()]:
         present = weights.get(name)
         if present is None or not np.issubdtype(present.dtype, np.floating):

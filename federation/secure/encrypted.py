@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
@@ -19,6 +21,8 @@ from federation.exchange import Exchange, exchange
 from federation.protocol import Reply, Task, write_model
 from federation.secure import homomorphic
 from federation.secure.encrypted_site import LETTER, SCHEME, text_of
+from federation.secure.letters import agree
+from federation.secure.messages import answer_of, examples_of
 from federation.secure.messages import read as read_message
 from federation.secure.rounds import sum_of
 from federation.secure.vectors import BOUND, Layout, layout
@@ -28,6 +32,7 @@ from federation.updates import Update
 LETTER_ROOM = 1 << 19
 
 log = logging.getLogger("flwr")
+Told = TypeVar("Told")
 
 
 class EncryptedRounds:
@@ -46,12 +51,13 @@ class EncryptedRounds:
         self._public = b""
         self._examples: dict[str, int] = {}
         self._bytes = [0, 0]
+        self._refused: dict[str, str] = {}
 
     def train(
         self, state: Checkpoint, task: Task, chosen: list[str]
     ) -> tuple[Exchange[Answer], list[Update]]:
         """Let the chosen sites train; gives all sites' answers and one update, the sum's."""
-        self._bytes = [0, 0]
+        self._bytes, self._refused = [0, 0], {}
         self._agree(task, chosen)
         settings = self._run.settings
         members = [site for site in chosen if site in self._examples]
@@ -81,16 +87,17 @@ class EncryptedRounds:
         _require(list(replies), least, "sent their part")
         plain = self._decrypted(task, homomorphic.joined(total.serialize()), sent, list(replies))
         delta = sent.decode(plain, sum(weights[site] for site in replies))
+        result.refused |= {site: why for site, why in self._refused.items() if site not in replies}
         return sum_of(state, result, replies, delta, *self._bytes)
 
     def _agree(self, task: Task, chosen: list[str]) -> None:
         """Have a key at all chosen sites, or at those that answer."""
         if not (lacking := [site for site in chosen if site not in self._examples]):
             return
-        told = self._tell(task, {site: (text_of("key"), {}) for site in lacking})
-        keys = {site: str(answer["key"]) for site, (answer, _) in told.items()}
-        examples = {site: max(int(answer["examples"]), 1) for site, (answer, _) in told.items()}
-        holders = {site: set(answer["holds"]) for site, (answer, _) in told.items()}
+        told = self._tell(task, {site: (text_of("key"), {}) for site in lacking}, _key)
+        keys, examples, holders = (
+            {site: answer[place] for site, answer in told.items()} for place in range(3)
+        )
         if not self._name:
             # A run that is taken up again goes on with the key that most have.
             counted = Counter(name for names in holders.values() for name in sorted(names))
@@ -100,18 +107,18 @@ class EncryptedRounds:
         without = {site: key for site, key in keys.items() if site not in {*having, dealer}}
         question = text_of("deal", name=self._name, to=without)
         room = LETTER_ROOM * (len(without) + 1)
-        answer, parts = self._tell(task, {dealer: (question, {})}, room)[dealer]
-        self._name, self._public = str(answer["name"]), parts["public"]
+        dealt = partial(_dealt, sorted(without))
+        self._name, parts = self._tell(task, {dealer: (question, {})}, dealt, room)[dealer]
+        self._public = parts["public"]
         if dealer not in keys:
             # It is known by its key of an earlier exchange.
-            asked = self._tell(task, {dealer: (text_of("key"), {})})
-            keys[dealer] = str(asked[dealer][0]["key"])
+            keys[dealer] = self._tell(task, {dealer: (text_of("key"), {})}, _key)[dealer][0]
         question = text_of("open", sender=dealer, key=keys[dealer])
         letters = {
             site: (question, {"letter": parts[f"{LETTER}{site}"]}) for site in sorted(without)
         }
-        opened = self._tell(task, letters) if letters else {}
-        having += [dealer, *(s for s, (told, _) in opened.items() if told["name"] == self._name)]
+        opened = self._tell(task, letters, _name) if letters else {}
+        having += [dealer, *(site for site, name in opened.items() if name == self._name)]
         self._examples |= {site: examples[site] for site in having if site in examples}
 
     def _decrypted(
@@ -121,11 +128,9 @@ class EncryptedRounds:
         question = (text_of("decrypt", name=self._name), {"sum": total})
         for site in sites:
             try:
-                _, parts = self._tell(task, {site: question}, REPLY_ROOM + 4 * sent.size)[site]
-                plain = np.frombuffer(parts["plain"], "<i4")
-                if plain.shape != (sent.size,):
-                    raise FederationError(f"Site {site!r} sent a sum of another length.")
-            except (FederationError, KeyError, ValueError) as error:
+                room = REPLY_ROOM + 4 * sent.size
+                plain = self._tell(task, {site: question}, partial(_plain, sent.size), room)[site]
+            except FederationError as error:
                 log.warning("site %r does not decrypt the sum: %s", site, error)
                 why = error
             else:
@@ -136,9 +141,16 @@ class EncryptedRounds:
         self,
         task: Task,
         questions: Mapping[str, tuple[str, dict[str, bytes]]],
+        usable: Callable[[dict[str, Any], dict[str, bytes]], Told],
         room: int = REPLY_ROOM,
-    ) -> dict[str, tuple[dict[str, Any], dict[str, bytes]]]:
-        """Ask sites; gives of each that answers what it tells, and what goes with it."""
+    ) -> dict[str, Told]:
+        """Ask sites; gives what was read of those whose answer can be used.
+
+        Parameters
+        ----------
+        usable
+            Reads what a site tells, and what goes with it; raises an error of its form.
+        """
         head = {"run": task.run, "number": task.number}
         contents = {
             site: RecordDict(
@@ -148,15 +160,43 @@ class EncryptedRounds:
             for site, (text, parts) in questions.items()
         }
 
-        def told(site: str, content: RecordDict) -> tuple[dict[str, Any], dict[str, bytes]]:
+        def told(site: str, content: RecordDict) -> Told:
             reply = Reply.from_content(content, site=site, task=task, limit=room)
-            return read_message(reply.blobs.pop("secure", b"").decode(errors="replace")), reply.blobs
+            text = reply.blobs.pop("secure", b"").decode(errors="replace")
+            with answer_of(site):
+                return usable(read_message(text), reply.blobs)
 
         run = self._run
         result = exchange(run.grid, run.settings, task, lambda site: {}, [], told, contents)
         self._bytes[0] += result.bytes_down
         self._bytes[1] += result.bytes_up
+        self._refused |= result.refused
         return result.answers
+
+
+def _key(told: dict[str, Any], _: dict[str, bytes]) -> tuple[str, int, set[str]]:
+    """A site's public key, its number of examples, and the names of the keys that it holds."""
+    key = str(told["key"])
+    agree(secrets.token_bytes(32), bytes.fromhex(key))
+    return key, max(examples_of(told), 1), set(map(str, told["holds"]))
+
+
+def _dealt(
+    to: list[str], told: dict[str, Any], parts: dict[str, bytes]
+) -> tuple[str, dict[str, bytes]]:
+    """Name of a key, and its public half with the letters to other sites."""
+    return str(told["name"]), {part: parts[part] for part in ["public", *(LETTER + s for s in to)]}
+
+
+def _name(told: dict[str, Any], _: dict[str, bytes]) -> str:
+    return str(told["name"])
+
+
+def _plain(size: int, _: dict[str, Any], parts: dict[str, bytes]) -> np.ndarray:
+    plain = np.frombuffer(parts["plain"], "<i4")
+    if plain.shape != (size,):
+        raise ValueError(f"a sum of {len(plain)} numbers, not {size}.")
+    return plain
 
 
 def _require(sites: list[str], least: int, what: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from federation.errors import FederationError
+from federation.metrics import is_figure
 from federation.secure.aggregation import Keys, Session
 
 NONE = "none"
@@ -62,6 +64,27 @@ def read(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise FederationError(f"A message of a secure sum cannot be read ({error}).") from error
     return parts
+
+
+@contextlib.contextmanager
+def answer_of(site: str) -> Iterator[None]:
+    """Read what a site told: whatever is wrong with it becomes a sentence that names the site."""
+    try:
+        yield
+    except KeyError as error:
+        raise FederationError(f"Site {site!r} left {error} out of a secure sum.") from error
+    except (FederationError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise FederationError(
+            f"Site {site!r} sent no usable part of the secure sum: {error}"
+        ) from error
+
+
+def examples_of(told: Mapping[str, Any]) -> int:
+    """The interactions that a site says it has."""
+    examples = told["examples"]
+    if not is_figure(examples):
+        raise ValueError(f"{examples!r} interactions.")
+    return int(examples)
 
 
 def session_to(session: Session) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
@@ -12,8 +11,9 @@ from federation.asking import REPLY_ROOM, Answer, Run, ask
 from federation.checkpoint import Checkpoint
 from federation.exchange import Exchange, exchange
 from federation.protocol import Reply, Task
+from federation.secure.messages import answer_of
 from federation.secure.messages import read as read_message
-from federation.secure.server import prepare, total
+from federation.secure.server import Read, Told, prepare, total
 from federation.updates import Delta, Update, check_update
 
 
@@ -22,21 +22,25 @@ def train_secretly(
 ) -> tuple[Exchange[Answer], list[Update]]:
     """Let the chosen sites train; gives all sites' answers and one update, the sum's."""
     traffic = {"bytes_down": 0, "bytes_up": 0}
+    refused: dict[str, str] = {}
 
-    def tell(questions: dict[str, str]) -> dict[str, dict[str, Any]]:
+    def tell(questions: dict[str, str], usable: Read[Told]) -> dict[str, Told]:
         head = {"run": task.run, "number": task.number}
         contents = {
             site: RecordDict({"secure": ConfigRecord(head | {"text": text})})
             for site, text in questions.items()
         }
 
-        def told(site: str, content: RecordDict) -> dict[str, Any]:
+        def told(site: str, content: RecordDict) -> Told:
             reply = Reply.from_content(content, site=site, task=task, limit=REPLY_ROOM)
-            return read_message(reply.blobs.get("secure", b"").decode(errors="replace"))
+            text = reply.blobs.get("secure", b"").decode(errors="replace")
+            with answer_of(site):
+                return usable(site, read_message(text))
 
         result = exchange(run.grid, run.settings, task, lambda site: {}, [], told, contents)
         for way in traffic:
             traffic[way] += getattr(result, way)
+        refused.update(result.refused)
         return result.answers
 
     about = f"{task.run}/{task.number}/{replace(task, train=True).digest(state.weights)}"
@@ -49,6 +53,7 @@ def train_secretly(
     result = ask(run, state, planned, members)
     replies = {site: result.answers[site].reply for site in members if site in result.answers}
     delta = total(tell, prepared, {site: reply.blobs["masked"] for site, reply in replies.items()})
+    result.refused |= {site: why for site, why in refused.items() if site not in replies}
     return sum_of(state, result, replies, delta, traffic["bytes_down"], traffic["bytes_up"])
 
 

@@ -171,6 +171,11 @@ def padded(reply: Message) -> Message:
     [
         (lambda r: with_figure(r, loss=float("nan")), "a training loss of nan"),
         (lambda r: with_figure(r, examples=-3), "trained on -3 interactions"),
+        (lambda r: with_figure(r, examples=float("nan")), "trained on nan interactions"),
+        (lambda r: with_figure(r, examples=[5]), r"trained on \[5\] interactions"),
+        (lambda r: with_figure(r, examples=10**300), "trained on 10+ interactions"),
+        (lambda r: with_figure(r, loss=[1.0]), r"a training loss of \[1.0\]"),
+        (lambda r: with_figure(r, seconds=float("inf")), "that it trained for inf s"),
         (lambda r: rewritten(r, blobs={}), "no usable update: 'delta'"),
         (lambda r: rewritten(r, blobs={"delta": b"junk"}), "no usable update: "),
         (lambda r: rewritten(r, blobs=delta_of(np.ones((3, 3), np.float32))), "no usable update: "),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +119,44 @@ def test_a_site_that_sends_no_ciphertexts_is_left_out_and_named(three: Shop, tmp
     start(settings, LocalGrid(three.data, spoil))
     assert "'west' sent no usable part" in read_records(tmp_path)[1]["refused"]["west"]
     assert "goes on without site 'west'" in (tmp_path / "server.log").read_text()
+
+
+def told_by(site: str, **changes: object) -> Callable[[str, Message], Message]:
+    """Has a site tell other things than it was about to, where it tells such things at all."""
+
+    def spoil(other: str, reply: Message) -> Message:
+        if other == site and reply.has_content() and "secure" in reply.content:
+            told = json.loads(reply.content["secure"]["bytes"].numpy().tobytes())
+            told |= {name: value for name, value in changes.items() if name in told}
+            reply.content["secure"] = write_model({"bytes": json.dumps(told).encode()})
+            if "public" in changes:
+                reply.content.array_records.pop("public", None)
+        return reply
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"key": "00" * 32}, "sent no usable part of the secure sum: .* a public key that is none"),
+        ({"examples": [1]}, r"sent no usable part of the secure sum: \[1\] interactions"),
+        ({"holds": 3}, "sent no usable part of the secure sum: 'int' object"),
+    ],
+)
+def test_a_site_with_which_no_key_can_be_agreed_on_is_left_out_and_named(
+    three: Shop, tmp_path: Path, changes: dict, sentence: str
+):
+    start(settings_of(tmp_path, three, **CKKS), LocalGrid(three.data, told_by("west", **changes)))
+    record = read_records(tmp_path)[1]
+    assert re.search(f"Site 'west' {sentence}", record["refused"]["west"])
+    assert list(record["trained"]) == ["sum of north, south"]
+
+
+def test_a_site_that_keeps_the_key_to_itself_is_named(three: Shop, tmp_path: Path):
+    grid = LocalGrid(three.data, told_by("north", public=None))
+    with pytest.raises(FederationError, match="Site 'north' left 'public' out of a secure sum"):
+        start(settings_of(tmp_path, three, **CKKS), grid)
 
 
 def test_one_site_alone_is_no_sum(three: Shop, tmp_path: Path):

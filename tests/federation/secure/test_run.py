@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from safetensors.numpy import load_file
 
 from federation.checkpoint import read_records
 from federation.errors import FederationError
+from federation.protocol import write_model
 from federation.secure.site import answer
 from federation.settings import RunSettings
 from recsys.data.interactions import write_interactions
@@ -63,6 +66,56 @@ def test_a_site_that_drops_out_does_not_count_and_no_reply_holds_its_rows(tmp_pa
     start(settings_of(tmp_path / "plain", others, rounds=1), LocalGrid(rest))
     for name, wanted in model_of(tmp_path / "plain").items():
         np.testing.assert_allclose(model_of(tmp_path / "masks")[name], wanted, atol=2e-6)
+
+
+def spoiled_by(bad: str, part: str, sent: object) -> Callable[[str, Message], Message]:
+    """Has a site send something else in the place of a part."""
+
+    def spoil(site: str, reply: Message) -> Message:
+        blobs = reply.content.array_records if site == bad else {}
+        if part in blobs:
+            reply.content[part] = write_model({"bytes": sent})
+        elif "secure" in blobs:
+            told = json.loads(blobs["secure"]["bytes"].numpy().tobytes())
+            if part in told:
+                text = json.dumps(told | {part: sent}).encode()
+                reply.content["secure"] = write_model({"bytes": text})
+        return reply
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("part", "sent", "sentence"),
+    [
+        ("keys", {}, "left 'east' out of a secure sum"),
+        ("keys", {"east": ["00" * 32] * 2}, "sent no usable part .* a public key that is none"),
+        ("keys", {"east": ["12"] * 2}, "sent no usable part .* a public key that is none"),
+        ("examples", "many", "sent no usable part .* 'many'"),
+        ("letters", {"west": "00"}, "sent no usable part .* its letters are not 4 of 148 bytes"),
+        ("letters", ["none"], "sent no usable part .* 'list' object"),
+        ("masked", b"12345", "sent 5 bytes as its part of the secure sum: expected"),
+    ],
+)
+def test_a_site_that_sends_no_part_of_a_sum_is_left_out_and_named(
+    tmp_path, four: Shop, part, sent, sentence
+):
+    settings = settings_of(tmp_path, four, rounds=1, secure="masks")
+    start(settings, LocalGrid(four.data, spoiled_by("east", part, sent)))
+    _, record = read_records(tmp_path)
+    assert re.search(f"Site 'east' {sentence}", record["refused"]["east"])
+    assert list(record["trained"]) == ["sum of north, south, west"]
+    assert re.search(f"goes on without site 'east': .*{sentence}", (tmp_path / "server.log").read_text())
+
+
+@pytest.mark.parametrize("shares", [{}, {"north": 7}, {"east": "00"}])
+def test_whose_vector_is_in_the_sum_need_not_help_to_uncover_it(tmp_path, four: Shop, shares):
+    start(settings_of(tmp_path / "plain", four, rounds=1), LocalGrid(four.data))
+    settings = settings_of(tmp_path / "masks", four, rounds=1, secure="masks")
+    start(settings, LocalGrid(four.data, spoiled_by("east", "shares", shares)))
+    for name, wanted in model_of(tmp_path / "plain").items():
+        np.testing.assert_allclose(model_of(tmp_path / "masks")[name], wanted, atol=2e-6)
+    assert "goes on without site 'east'" in (tmp_path / "masks" / "server.log").read_text()
 
 
 def test_too_few_sites_end_the_round_without_a_sum(tmp_path, four: Shop):
