@@ -29,7 +29,7 @@ from typing import Any
 
 from federation.arrays import flatten, pieces, unflatten
 from federation.errors import FederationError
-from federation.files import write_private
+from federation.files import room_for, write_private
 from federation.updates import Weights
 
 Record = dict[str, Any]
@@ -118,13 +118,8 @@ def read_records(run: Path) -> list[Record]:
 
 def _write(run: Path, name: str, *content: bytes | memoryview) -> None:
     """Write a file of the run, or leave the old one there and say so."""
-    try:
+    with room_for(run / name):
         write_private(run / name, *content)
-    except OSError as error:
-        raise FederationError(
-            f"{run / name} cannot be written ({error.strerror}): make room and call again, to go "
-            "on after the last finished round."
-        ) from error
 
 
 def identity(run: Path) -> str:

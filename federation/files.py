@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from federation.errors import FederationError
+
 
 def write_private(path: Path, *pieces: bytes | memoryview) -> None:
     """Write a file of these pieces that only its owner may read (mode 0600)."""
@@ -22,6 +24,22 @@ def write_private(path: Path, *pieces: bytes | memoryview) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Say in a sentence what keeps a file or folder of a run from being written."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    # The library has its own error for a full disk.
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FederationError(
+            f"{path} cannot be written ({why}): make room and call again, to go on after the last "
+            "finished round."
+        ) from error
 
 
 @contextlib.contextmanager

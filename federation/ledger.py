@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from federation.errors import FederationError
-from federation.files import write_private
+from federation.files import room_for, write_private
 from federation.updates import Delta, Rows, Update
 
 FIGURES = ("examples", "loss", "seconds", "staleness")
@@ -73,14 +73,9 @@ def write_updates(
         for update in ordered
     ]
     texts = dict(about or {}) | {"updates": json.dumps(sites)}
-    try:
+    with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_private(path, save(arrays, metadata=texts))
-    except OSError as error:
-        raise FederationError(
-            f"{path} cannot be written ({error.strerror}): make room and call again, to go on "
-            "after the last finished round."
-        ) from error
 
 
 def read_updates(path: Path) -> tuple[list[Update], dict[str, str]]:

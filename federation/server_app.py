@@ -31,7 +31,7 @@ from federation.checkpoint import Checkpoint, exclusive, identity
 from federation.downlink import Messages
 from federation.errors import FederationError
 from federation.exchange import Exchange
-from federation.files import new_folder
+from federation.files import new_folder, room_for
 from federation.metrics import average_metrics
 from federation.privacy.ledger import budget_spent
 from federation.privacy.rounds import Terms, agree_terms, keep_with_model
@@ -191,7 +191,7 @@ def _write_artifact(
     initial.model.load_state_dict(
         {name: torch.from_numpy(array) for name, array in weights.items()}
     )
-    with new_folder(run / "artifact") as folder:
+    with room_for(run / "artifact"), new_folder(run / "artifact") as folder:
         save_model(
             folder, initial.model, initial.recipe, initial.items, metrics, initial.attributes,
             initial.profile,

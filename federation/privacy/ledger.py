@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from federation.errors import FederationError
-from federation.files import write_private
+from federation.files import room_for, write_private
 from federation.privacy.accounting import Release, epsilon
 
 # Name of a ledger's file in the folder of a model, of a run and of a site.
@@ -124,7 +124,7 @@ class Ledger:
         BudgetSpent
             If they would exceed the budget; then nothing is written.
         FederationError
-            If the ledger is damaged.
+            If the ledger is damaged, or the disk is full.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Two runs at one site share its ledger; each must see what the other has spent.
@@ -137,7 +137,8 @@ class Ledger:
                     raise BudgetSpent(site, after, budget, delta)
             if wanted != present:
                 lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in wanted)
-                write_private(self.path, lines.encode())
+                with room_for(self.path):
+                    write_private(self.path, lines.encode())
         return self.epsilon(delta)
 
 
