@@ -55,7 +55,9 @@ class Service:
         # work by spinning take the cores from the server; loading had all of them.
         torch.set_num_threads(1)
         # TorchServe's worker logs lines for each batch, which the server reads and throws away.
-        logging.getLogger().addFilter(_worth_a_line)
+        # A filter sees what its own logger is given, and no other's.
+        for name in (None, "ts.metrics.caching_metric"):
+            logging.getLogger(name).addFilter(_worth_a_line)
         log_as_json()
         example = self.model.example()
         for _ in range(WARM_UP):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from ts.context import Context, RequestProcessor
+from ts.metrics.caching_metric import CachingMetric
+from ts.metrics.metric_type_enum import MetricTypes
 from ts.protocol.otf_message_handler import create_predict_response
 
 from handlers.openapi import openapi_document
@@ -55,6 +57,19 @@ def test_it_names_items_scores_and_the_model(handler: Service, context: Context)
     timing = context.get_response_headers(0)["Server-Timing"]
     parts = re.fullmatch(r"parse;dur=([\d.]+), model;dur=([\d.]+), search;dur=([\d.]+)", timing)
     assert parts and all(0 < float(spent) < 1000 for spent in parts.groups())
+
+
+def test_a_request_leaves_no_line_of_torchserves_own_and_ours_are_written(
+    handler: Service, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        own = CachingMetric("PredictionTime", "ms", [], MetricTypes.GAUGE)
+        own.emit_metrics("request", 1.5, "")
+        handler.meter.count(["answered"], Stopwatch())
+        handler.meter.write()
+    lines = caplog.text + capfd.readouterr().out
+    assert "hybrid_requests_total" in lines
+    assert "PredictionTime" not in lines
 
 
 def test_it_describes_itself_on_request(handler: Service, context: Context) -> None:
