@@ -34,8 +34,9 @@ def explain(
     if as_json:
         app.show_json(asdict(explained) | {"sentence": sentence(explained)})
         return
+    named = f"{item} ({explained.text})" if explained.text else item
     click.echo(
-        f"Item {item} ({explained.text}) is number {explained.rank} for user {user}, "
+        f"Item {named} is number {explained.rank} for user {user}, "
         f"score {explained.score:.3f}."
     )
     app.show_table(

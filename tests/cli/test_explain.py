@@ -65,6 +65,17 @@ def test_it_names_the_events_that_caused_it(home: Path, recommended) -> None:
     assert told["sentence"] in text
 
 
+def test_an_item_without_a_text_stands_by_itself(home: Path, recommended) -> None:
+    user, item = recommended
+    catalogue = home / "shop" / "items.csv"
+    away = catalogue.rename(home / "items.csv")
+    try:
+        text = " ".join(run(home, "--user", user, "--item", item, "-k", 1).output.split())
+    finally:
+        away.rename(catalogue)
+    assert text.startswith(f"Item {item} is number 1 for user {user}, score")
+
+
 def test_an_item_that_stays_is_said_to_stay(home: Path, recommended) -> None:
     user, item = recommended
     text = run(home, "--user", user, "--item", item, "-k", 50).output
