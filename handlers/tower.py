@@ -146,15 +146,15 @@ class CloudIndex:
 
     def _candidates(self, state: np.ndarray) -> np.ndarray:
         """int64[found] places of the items that the cloud finds; none where it is not asked."""
-        asked = {
-            "vector": self.told(state).tolist(),
-            "model": self.digest,
-            "k": min(CANDIDATES, len(self.places)),
-        }
         known: list[int] = []
         try:
             if self.ledger:
                 self.ledger.count(self._user, state.tobytes())
+            asked = {
+                "vector": self.told(state).tolist(),
+                "model": self.digest,
+                "k": min(CANDIDATES, len(self.places)),
+            }
             names = [row["item"] for row in self._post(asked)["items"]]
             known = [self.places[name] for name in dict.fromkeys(names) if name in self.places]
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
