@@ -89,10 +89,10 @@ def sync(
     if as_json:
         app.show_json(asdict(synced))
     else:
-        left_out = f", {len(synced.private)} private ones left out" if synced.private else ""
+        left_out = f", {len(synced.private)} private left out" if synced.private else ""
         click.echo(
-            f"{len(synced.copied)} objects copied ({synced.bytes / 1e6:,.1f} MB), "
-            f"{len(synced.same)} were the same{left_out}."
+            f"Objects: {len(synced.copied)} copied ({synced.bytes / 1e6:,.1f} MB), "
+            f"{len(synced.same)} the same already{left_out}."
         )
     if synced.conflicts:
         app.say(

@@ -43,7 +43,7 @@ def test_sync_copies_and_tells_conflicts(home, tmp_path, capsys):
     here.mkdir()
     (here / "a").write_text("a")
     code, text, error = ends(capsys, "store", "sync", str(here), str(there))
-    assert (code, text) == (0, "1 objects copied (0.0 MB), 0 were the same.\n")
+    assert (code, text) == (0, "Objects: 1 copied (0.0 MB), 0 the same already.\n")
     assert error == "sync: 0.0 of 0.0 MB\n"
     (there / "a").write_text("theirs")
     (here / "b").write_text("b")
