@@ -1,15 +1,16 @@
 """Central, federated and local-only training on the same split: what keeping data at home costs.
 
-    python -m benchmarks.federation_quality [--data FOLDER] [--sites 5] [--rounds 30]
-        [--local-epochs 2] [--epochs 20] [--dimension 64] [--final-rate 0.05]
+    python -m benchmarks.federation_quality [--data FOLDER] [--sites 5] [--rounds 40]
+        [--local-epochs 1] [--epochs 20] [--dimension 64] [--final-rate 0.05]
         [--server-momentum 0.7] [--fresh-moments] [--epsilon 8] [--private-rounds 10]
-        [--arms central federated private local] [--seed 0]
+        [--private-epochs 2] [--arms central federated private local] [--seed 0]
 
 The users are dealt to the sites by a hash of their names. Central trains on all of them, with the
 default recipe; federated starts from an untrained model and sends it round by round through the
-server's and the sites' own code, in this process, each row averaged over the sites that touched it
-and moved on with momentum; private does the same by plain averaging with user-level differential
-privacy, delta 1e-6; local trains one model a site, central's way, on that site's users alone.
+server's and the sites' own code, in this process, an item's row averaged over the sites whose users
+had it, all moved on with momentum; private does the same by plain averaging with user-level
+differential privacy, delta 1e-6; local trains one model a site, central's way, on that site's users
+alone.
 NDCG@10 of the test event over all users, every item ranked, the history left out; local as the mean
 over users, each with their site's model.
 """
@@ -98,13 +99,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=SHARED / "amazon_beauty_5core")
     parser.add_argument("--sites", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--local-epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--local-epochs", type=int, default=1)
     parser.add_argument("--final-rate", type=float, default=0.05)
     parser.add_argument("--server-momentum", type=float, default=0.7)
     parser.add_argument("--fresh-moments", action="store_true", help="as of `hybrid federate`")
     parser.add_argument("--epsilon", type=float, default=8.0, help="of the private arm")
     parser.add_argument("--private-rounds", type=int, default=10)
+    parser.add_argument("--private-epochs", type=int, default=2, help="local ones")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="of central and local")
     parser.add_argument("--dimension", type=int, default=64)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
@@ -123,14 +125,14 @@ def main() -> None:
         "strategy": "fedavgm",
         "server_momentum": options.server_momentum,
         "keep_moments": not options.fresh_moments,
-        # Nothing is rounded; with rows on their way each is averaged over those that touched it.
+        # Nothing is rounded; with rows on their way each is averaged over those that sent it.
         "compression": "rows",
         "by_row": True,
     }
     private = {
         "rounds": options.private_rounds,
         "seed": options.seed,
-        "local_epochs": options.local_epochs,
+        "local_epochs": options.private_epochs,
         "dp_epsilon": options.epsilon,
     }
     with tempfile.TemporaryDirectory() as scratch:

@@ -26,7 +26,7 @@ OPTIONS = (
     click.option("--wrong-sites", type=click.IntRange(0), default=0,
                  help="So many sites krum, multi-krum and trimmed-mean shall bear."),
     click.option("--by-row", is_flag=True,
-                 help="Average each row of a table over the sites that touched it (FedSubAvg)."),
+                 help="Average an item's row over the sites whose users had it (FedSubAvg)."),
     click.option("--keep-moments/--fresh-moments", default=True, show_default=True,
                  help="Let each site's optimizer go on with its moments from round to round, or begin "
                       "afresh; private training keeps none."),

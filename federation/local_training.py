@@ -89,6 +89,7 @@ def train_at_site(
         control=variates,
         moments=moments,
         steps=task.fewest_steps,
+        own_rows=task.by_row,
     )
     personal = personal_names(received, task.personal_patterns)
     delta, keeps = _parted(model, received, personal)

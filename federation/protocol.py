@@ -52,7 +52,7 @@ class Task:
         The model's recipe as JSON.
     vocabulary : str
         :func:`vocabulary_digest` of the model's items.
-    local_epochs, proximal_mu, keep_moments, personal, seed, compression, share
+    local_epochs, proximal_mu, keep_moments, by_row, personal, seed, compression, share
         See :class:`federation.settings.RunSettings`.
     fewest_steps : int
         Of a pass: see :func:`recsys.finetune.fewest_steps`.
@@ -81,6 +81,7 @@ class Task:
     personal: str = "none"
     secure: str = "none"
     keep_moments: bool = False
+    by_row: bool = False
 
     def to_record(self) -> ConfigRecord:
         """Write the task as a part of a message."""

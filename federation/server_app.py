@@ -83,6 +83,7 @@ def _run(grid: Grid, settings: RunSettings) -> None:
         local_epochs=settings.local_epochs,
         proximal_mu=settings.proximal_mu,
         keep_moments=keep_moments,
+        by_row=settings.by_row,
         fewest_steps=fewest_steps(settings.rounds * settings.local_epochs, keep_moments),
         personal=settings.personal,
         seed=settings.seed,

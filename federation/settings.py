@@ -52,7 +52,8 @@ class RunSettings:
         (the moments of AdamW, which stay at the site), instead of beginning afresh. Private
         training remembers nothing.
     by_row : bool
-        Average each row of a table over the sites that touched it (FedSubAvg).
+        Average each row of a table over the sites that sent it, and let a site send the rows of
+        its own items alone (FedSubAvg).
     personal : str
         Layers that stay at the sites: patterns of :func:`federation.strategies.personal
         .personal_names`, with commas between them, or "none".

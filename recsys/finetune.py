@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from recsys.data.interactions import Interactions
@@ -99,6 +100,7 @@ def train_local(
     control: ControlVariates | None = None,
     moments: Moments | None = None,
     steps: int = FEWEST_STEPS,
+    own_rows: bool = False,
     progress: Progress | None = None,
 ) -> float:
     """Train in place on one site's events: a federated client's share of a round.
@@ -122,6 +124,8 @@ def train_local(
         gradients are.
     steps
         Of an epoch, or more: see :func:`fewest_steps`.
+    own_rows
+        Items that the site has no events of keep their rows, though they are drawn as negatives.
 
     Returns
     -------
@@ -180,6 +184,10 @@ def train_local(
             progress(epoch + 1, epochs, f"local training: loss {loss:.4f}")
     if moments is not None:
         moments.take(optimizer, model)
+    if own_rows:
+        table = reached["item_embedding.weight"]
+        own = torch.from_numpy(np.bincount(interactions.sequence, minlength=len(table)) > 0)
+        table &= own.to(table.device)
     with torch.no_grad():
         for name, table in tables.items():
             table.copy_(torch.where(reached[name][:, None], table, start[name]))

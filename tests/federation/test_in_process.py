@@ -17,11 +17,12 @@ from federation.in_process import run_in_process
 from federation.ledger import rounds_kept
 from federation.strategies.averaging import FedAvg
 from recsys.artifact import load_model
-from recsys.data.interactions import load_interactions
+from recsys.data.interactions import load_interactions, write_interactions
 from recsys.data.split import leave_one_out
 from recsys.loop import adamw, train_epoch
 from recsys.objectives import NextItem
 from recsys.randomness import Stage
+from tests.federation.conftest import walks
 
 if TYPE_CHECKING:
     from tests.federation.conftest import Shop
@@ -95,6 +96,22 @@ def test_scaffold_sites_send_how_their_variates_changed(shop: Shop, tmp_path: Pa
     # of the changes that each sent.
     sent = [update.extra[name] for number in (1, 2) for update in kept[number]]
     np.testing.assert_allclose(state[name], np.sum(sent, axis=0) / 2, atol=1e-6)
+
+
+def test_by_row_a_site_changes_the_rows_of_its_own_items_alone(shop: Shop, tmp_path: Path) -> None:
+    """Else what drawing an item as a negative does to its row counts as much as its users do."""
+    few = walks(2, seed=5)
+    own = np.unique(leave_one_out(few).train.sequence)
+    assert 0 < len(own) < len(few.items)
+    write_interactions(few, tmp_path / "few")
+    data = {"north": shop.data["north"], "south": tmp_path / "few"}
+    run_in_process(
+        shop.initial, tmp_path / "run", data, rounds=1, by_row=True, keep_updates=True
+    )
+    ((_, updates),) = rounds_kept(tmp_path / "run")
+    (south,) = [update for update in updates if update.site == "south"]
+    changed = south.delta["item_embedding.weight"].any(axis=1)
+    assert np.flatnonzero(changed).tolist() == own.tolist()
 
 
 def test_personal_layers_stay_at_the_sites_and_differ_there(shop: Shop, tmp_path: Path) -> None:

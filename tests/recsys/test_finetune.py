@@ -150,6 +150,22 @@ def test_rows_that_no_gradient_reached_stay_as_they_were(shop: Interactions) -> 
     assert 0 < changed.sum() < len(table) - 1
 
 
+def test_rows_of_items_that_a_site_has_no_events_of_can_stay_as_they_were(
+    shop: Interactions,
+) -> None:
+    few, recipe = leave_one_out(shop).train.select([0, 1]), replace(RECIPE, negatives=30)
+    model = fresh(shop)
+    start = weights_of(model)
+    train_local(model, few, recipe, epochs=1, seed=0, own_rows=True)
+    changed = (model.item_embedding.weight != start["item_embedding.weight"]).any(dim=1)
+    assert set(changed.nonzero()[:, 0].tolist()) == set(few.sequence.tolist())
+    assert all(
+        (weights_of(model)[name] != weight).any()
+        for name, weight in start.items()
+        if name.startswith("blocks") and weight.ndim == 2
+    )
+
+
 def test_the_callers_random_state_is_left_alone(shop: Interactions) -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)
