@@ -114,11 +114,14 @@ def _lacking(error: Exception) -> str | None:
             "There is not enough memory for this: take a smaller model (dimension, length, blocks) "
             f"or less data, or a larger machine ({str(error).splitlines()[0]})."
         )
+    # safetensors has an exception of its own, and of the system's the words alone.
+    no_room = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+    if any(words in str(error) for words in no_room):
+        file = getattr(error, "filename", None)
+        disk = f"disk of {file}" if file else "disk that is written to"
+        return f"The {disk} is full: make room there, then run the same command again."
     if not isinstance(error, OSError):
         return None
-    if error.errno == errno.ENOSPC:
-        disk = f"disk of {error.filename}" if error.filename else "disk that is written to"
-        return f"The {disk} is full: make room there, then run the same command again."
     if error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return (
             f"{error.filename} cannot be read or written ({error.strerror}): "

@@ -15,7 +15,18 @@ from recsys.files import write_atomically
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors, numbers and texts, such that a kill at any moment loses no older state."""
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError:
+                # torch does not always tell that a disk is full; the file does.
+                file.write(bytes(1 << 20))
+                file.flush()
+                raise
+
+    write_atomically(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

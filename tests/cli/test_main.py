@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,19 @@ def test_a_full_disk_is_a_sentence_whatever_was_written():
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     sentence = "Error: The disk that is written to is full: make room there, then run the same"
     assert done.returncode == 1 and done.stderr.startswith(sentence), done.stderr
+
+
+@pytest.mark.parametrize("most_bytes", [2_000, 20_000])
+def test_a_disk_that_fills_up_while_training_is_a_sentence(home, most_bytes):
+    data = home / "events.csv"
+    data.write_text("user,item\n" + "".join(f"u{n // 5},i{n % 7}\n" for n in range(50)))
+    options = ["--data", str(data), "--epochs", "1", "--dimension", "16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", "train", *options], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes)),
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.endswith("is full: make room there, then run the same command again.\n")
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(home, capsys):
