@@ -189,6 +189,8 @@ def _write_artifact(
 ) -> None:
     import torch
 
+    if (run / "artifact").exists():
+        return  # by a ServerApp that was killed right afterwards
     initial.model.load_state_dict(
         {name: torch.from_numpy(array) for name, array in weights.items()}
     )

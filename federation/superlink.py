@@ -11,9 +11,17 @@ This is a middleware, which Flower's SuperLink takes from an extension module
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import errno
+import logging
+import os
+import sqlite3
 import sys
+import tempfile
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +48,10 @@ HOLD_SITE, HOLD_SERVER = 20.0, 1.0
 SETTLE_SECONDS = 0.03
 # Somebody may always be pushing.
 MOST_SETTLING_SECONDS = 1.0
+# Free on the disk of a SuperLink that starts.
+ROOM_BYTES = 1 << 20
+
+log = logging.getLogger("flwr")
 
 
 class Pushes:
@@ -244,10 +256,49 @@ def pass_by(app: FastAPI) -> None:
     ]
 
 
+def end_on_a_full_disk() -> None:
+    """Let the process end at the first write to its database that finds no room.
+
+    Flower goes on, and gives answers from which sites and ServerApps do not recover. Of a SuperLink
+    that ended they do, once it is there again.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine, ExceptionContext
+
+    def end(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            log.critical("The disk of the SuperLink's database is full: the SuperLink ends.")
+            os._exit(1)
+
+    event.listen(Engine, "handle_error", end)
+
+
+def wait_for_room(folder: Path) -> None:
+    """Wait until a file of `ROOM_BYTES` can be written: a SuperLink without room would end again."""
+    told = False
+    while True:
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            if not told:
+                log.critical("The SuperLink starts as soon as there is room in %s.", folder)
+                told = True
+            time.sleep(1)
+
+
 def main() -> None:
     """Run ``flower-superlink`` with the middleware, on the arguments of the command line."""
     from flwr.superlink.cli import flower_superlink
 
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--database", type=Path)
+    if (database := parser.parse_known_args()[0].database) is not None:
+        wait_for_room(database.parent)
+    end_on_a_full_disk()
     extension = ModuleType(EXTENSION)
     extension.get_middleware = lambda: (Middleware(HeldQuestions),)
     extension.configure_app = pass_by

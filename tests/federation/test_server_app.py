@@ -109,6 +109,16 @@ def test_a_broken_off_run_ends_like_an_undisturbed_one(shop: Shop, tmp_path: Pat
     assert [record["round"] for record in read_records(settings.folder)] == [0, 1, 2, 3]
 
 
+def test_a_server_that_was_killed_after_its_last_write_can_be_started_again(
+    shop: Shop, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path / "run", shop)
+    start(settings, LocalGrid(shop.data, homes=tmp_path / "homes"))
+    made = weights(tmp_path / "run/artifact")
+    start(settings, LocalGrid(shop.data, homes=tmp_path / "homes"))
+    assert same(weights(tmp_path / "run/artifact"), made)
+
+
 def test_fedprox_keeps_sites_closer_to_the_global_model(shop: Shop, tmp_path: Path) -> None:
     def distance(folder: str, **changes: object) -> float:
         settings = settings_of(tmp_path / folder, shop, rounds=1, local_epochs=3, **changes)
