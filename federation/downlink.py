@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from federation.compression import Compression, apply, encode
 from federation.errors import FederationError
-from federation.files import write_private
+from federation.files import room_for, write_private
 from federation.protocol import write_model
 from federation.strategies.make import Additive, Strategy
 from federation.updates import Delta, Rows, Update, Weights
@@ -114,14 +114,9 @@ class Messages:
         FederationError
             If it cannot be written.
         """
-        try:
+        with room_for(self._file(number)):
             self._folder.mkdir(exist_ok=True)
             write_private(self._file(number), message)
-        except OSError as error:
-            raise FederationError(
-                f"{self._file(number)} cannot be written ({error.strerror}): make room and call "
-                "again, to go on after the last finished round."
-            ) from error
 
     def since(self, held: int | None, number: int, most: int) -> list[bytes] | None:
         """The messages that make the model of round `number` from the one that a site holds.
