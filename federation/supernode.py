@@ -186,7 +186,7 @@ def _serve(
 
 
 def main() -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM or until the link to the SuperLink ends in an error."""
     parser = argparse.ArgumentParser(prog="supernode", description=__doc__.splitlines()[0])
     parser.add_argument("--superlink", required=True, metavar="HOST:PORT")
     parser.add_argument("--root-certificates", required=True, type=Path, metavar="FILE")
@@ -209,16 +209,22 @@ def main() -> None:
         server.force_exit = True
 
     add_exit_handler(stop)
-    start_client_internal(
-        state_factory=factory,
-        server_address=arguments.superlink,
-        node_config=parse_config_args([arguments.node_config]),
-        root_certificates=arguments.root_certificates.read_bytes(),
-        authentication_keys=(key, key.public_key()),
-        isolation=ISOLATION_MODE_PROCESS,
-        runtime_api_address=f"{arguments.host}:{arguments.port}",
-        superexec_auth_secret=secret,
-    )
+    try:
+        start_client_internal(
+            state_factory=factory,
+            server_address=arguments.superlink,
+            node_config=parse_config_args([arguments.node_config]),
+            root_certificates=arguments.root_certificates.read_bytes(),
+            authentication_keys=(key, key.public_key()),
+            isolation=ISOLATION_MODE_PROCESS,
+            runtime_api_address=f"{arguments.host}:{arguments.port}",
+            superexec_auth_secret=secret,
+        )
+    finally:
+        # Otherwise the API's thread would keep alive a process that is connected to nothing.
+        stop()
+    # Flower logs an error of the link, an expired certificate for one, and just returns.
+    sys.exit("Error: the link to the SuperLink has ended; whoever supervises this starts it again.")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from recsys.data.interactions import load_interactions
 from recsys.data.split import leave_one_out
 from recsys.finetune import train_local
 from recsys.loop import Moments
-from tests.federation.servers import PATIENCE, Servers, children, free_port
+from tests.federation.servers import PATIENCE, Servers, children, free_port, until
 
 if TYPE_CHECKING:
     from tests.federation.conftest import Shop
@@ -347,8 +347,10 @@ def test_a_certificate_that_expires_in_a_run_is_named_and_the_next_call_goes_on(
 
     with pytest.raises(CertificateExpiredError, match="issue the federation's credentials again"):
         call(expire)
-    start_again(datetime.timedelta(days=1))
     # Flower's processes give up at a refused certificate.
+    for site in shop.data:
+        until(running.processes[f"supernode-{site}"].poll, f"the end of the SuperNode of {site}")
+    start_again(datetime.timedelta(days=1))
     running.supervise()
     running.await_superlink()
     weights = "weights.safetensors"
