@@ -17,6 +17,7 @@ from typing import TypeVar
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from federation.downlink import Behind
 from federation.errors import FederationError
@@ -114,8 +115,15 @@ class Post:
                 log.info("site %r is asked again in round %d", site, question.number)
             question.due = now + self._settings.ask_again * 2**question.times
             question.times += 1
-        if messages:
+        if not messages:
+            return
+        try:
             self._sent.update(zip(self._grid.push_messages(messages), questions, strict=True))
+        except ObjectPushError:
+            # It had stored a part and was killed before it said so: Flower gives the message up.
+            log.warning("the SuperLink was started again while it took messages; they are sent again")
+            for _, question in questions:
+                question.due = 0.0
 
     def collect(
         self, read: Callable[[str, RecordDict], Answer]

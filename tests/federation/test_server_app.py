@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from flwr.app import Error, Message, MetricRecord
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from federation import files, post
 from federation.checkpoint import Checkpoint, digest, read_records
@@ -312,6 +313,27 @@ def test_sites_take_turns_where_so_few_may_be_at_work(shop: Shop, tmp_path: Path
     assert heard[0] == "north" and set(pushed) == {1}
     assert all(record["refused"] == {} for record in read_records(tmp_path / "turns")[1:])
     assert same(weights(tmp_path / "together/artifact"), weights(tmp_path / "turns/artifact"))
+
+
+class GridThatForgets(LocalGrid):
+    """The SuperLink stores a part of the second round's messages, and is killed before it says so."""
+
+    pushed = 0
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        self.pushed += 1
+        if self.pushed == 2:
+            raise ObjectPushError("a part", 1, "a session")
+        return super().push_messages(messages)
+
+
+def test_messages_on_their_way_in_when_the_superlink_is_killed_are_sent_again(
+    shop: Shop, tmp_path: Path
+) -> None:
+    for name, grid in {"whole": LocalGrid(shop.data), "cut": GridThatForgets(shop.data)}.items():
+        start(settings_of(tmp_path / name, shop, ask_again=900), grid)
+    assert "they are sent again" in (tmp_path / "cut/server.log").read_text()
+    assert same(weights(tmp_path / "cut/artifact"), weights(tmp_path / "whole/artifact"))
 
 
 class GridWithALostLink(LocalGrid):
