@@ -34,7 +34,7 @@ from federation import deployment
 from federation.audit import AuditLog
 from federation.checkpoint import read_records
 from federation.credentials import locate
-from federation.errors import FederationError
+from federation.errors import FederationError, SettingError
 from federation.history import find_run, past_runs
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def plan(
     store = environment_store(environment)
     parent = store.resolve(reference)
     sites = participants(environment) if sites is None else sites
+    _check(how, wish, sites)
     shares = shared_out(environment, interactions or _data(environment, parent, sites))
     with tempfile.TemporaryDirectory(prefix="hybrid-federate-") as scratch:
         return plan_run(
@@ -137,6 +138,20 @@ def plan(
             wish,
             **{name: how[name] for name in PLANNED_BY if name in how},
         )
+
+
+def _check(how: dict[str, Any], wish: Wish, sites: list[str]) -> None:
+    """Refuse settings that no run could follow, before anything of a run is there."""
+    from federation.settings import RunSettings
+
+    coding = {"compression": wish.compression, "share": wish.share}
+    try:
+        RunSettings(
+            folder=Path(), sites=tuple(sites), **how | ({} if wish.compression == "auto" else coding)
+        )
+    except SettingError as error:
+        option = error.name.replace("_", "-")
+        raise CommandError(f"--{option} is {error.value}: {error.advice}.", exit_code=2) from None
 
 
 @recorded("federate")

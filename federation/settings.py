@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from federation.compression import Compression
-from federation.errors import FederationError
+from federation.errors import FederationError, SettingError
 from federation.selection import RULES
 from federation.secure.aggregation import FEWEST_SITES, MOST_SITES
 from federation.strategies.make import STRATEGIES, USED_BY
@@ -179,7 +179,7 @@ class RunSettings:
         _require(0 < self.dp_clip < math.inf, "dp_clip", self.dp_clip, "use a number above 0")
         _require(
             not self.dp_epsilon or self.strategy not in LOCAL_RULES, "strategy", self.strategy,
-            "private training has no rule of its own at the site; use fedavg with dp_epsilon",
+            "differential privacy leaves the site no rule of its own; use fedavg",
         )
         _require(self.secure in SECURE, "secure", self.secure, "use none, masks or ckks")
         _require(
@@ -227,7 +227,7 @@ class RunSettings:
         self.coding  # noqa: B018  its own checks
         _require(
             not self.keep_updates or self.compression == "none", "compression", self.compression,
-            "a replay of kept updates adds them up exactly; use none with keep_updates",
+            "a replay adds kept updates up exactly; use none, or keep none",
         )
 
     @property
@@ -284,4 +284,4 @@ clientapp = "federation.client_app:app"
 
 def _require(holds: bool, name: str, value: object, advice: str) -> None:
     if not holds:
-        raise FederationError(f"{name} is {value!r}: {advice}.")
+        raise SettingError(name, value, advice)

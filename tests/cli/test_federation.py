@@ -155,6 +155,18 @@ def test_a_dry_run_tells_bytes_and_costs_and_starts_nothing(at_home, capsys):
     assert (list(runs.glob("*")) if runs.exists() else []) == before
 
 
+@pytest.mark.parametrize("arguments", [("federate",), ("federate", "--dry-run")])
+def test_a_setting_that_no_run_could_follow_is_named_before_a_run_is_there(
+    arguments, at_home, capsys
+):
+    runs = at_home / "local" / "runs"
+    before = list(runs.glob("*")) if runs.exists() else []
+    code, text, error = ends(capsys, *arguments, "--strategy", "krum")
+    assert (code, text) == (2, "")
+    assert error == "Error: --wrong-sites is 0: krum needs one above 0.\n"
+    assert (list(runs.glob("*")) if runs.exists() else []) == before
+
+
 def test_auto_picks_what_stays_in_the_budget_and_stays_with_it(at_home, capsys):
     arguments = ("federate", "--rounds", "4", "--compression", "auto", "--json")
     whole = json.loads(ends(capsys, "federate", "--rounds", "4", "--dry-run", "--json")[1])
