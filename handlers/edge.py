@@ -77,7 +77,7 @@ class EdgeServer:
             recommender = self.model.model
             runtime = recommender.runtime
             self.cloud = CloudIndex(runtime.index, recommender.places, digest, policy, ledger)
-            runtime.index = self.cloud
+            recommender.runtime = runtime.searched_by(self.cloud)
         self.digest = digest
         self.most_bytes = most_bytes
         self.tokens = tokens

@@ -101,7 +101,7 @@ class Recommender:
                 answers[place] = UnknownItem("The model does not know the item.")
             else:
                 exclude = isinstance(request, RecommendRequest) and request.exclude_seen
-                groups[method, exclude, request.where].append(place)
+                groups[method, exclude, request.where or None].append(place)
         # What the same filters bar is searched together.
         for (method, _, where), places in groups.items():
             try:
@@ -114,9 +114,9 @@ class Recommender:
                 answers[place] = answer
         return answers
 
-    def _allowed(self, where: Where) -> np.ndarray | None:
+    def _allowed(self, where: Where | None) -> np.ndarray | None:
         """bool[items] that pass the filters; None where there are none."""
-        if not where:
+        if where is None:
             return None
         try:
             if self.filters is None:
@@ -140,22 +140,27 @@ class Recommender:
         found: dict[int, Found] = {}
         if warm:
             known = [histories[row] for row in warm]
-            with watch("model"):
-                states = self.runtime.encode(known)
-            with watch("search"):
-                most = max(_candidates(requests[row]) for row in warm)
-                seen = not requests[0].exclude_seen
-                values, places = self.runtime.rank(
-                    states, known, most, allowed=allowed, seen=seen
-                )
+            most = max(_candidates(requests[row]) for row in warm)
+            seen = not requests[0].exclude_seen
+            if self.runtime.one_step and len(warm) == 1 and allowed is None:
+                with watch("model"):
+                    found[warm[0]] = self.runtime.one_step(known[0], most, seen)
+            else:
+                with watch("model"):
+                    states = self.runtime.encode(known)
+                with watch("search"):
+                    values, places = self.runtime.rank(
+                        states, known, most, allowed=allowed, seen=seen
+                    )
                 found = dict(zip(warm, zip(values, places, strict=True)))
         answers = []
         for row, request in enumerate(requests):
             values, places = found[row] if row in found else self._anybodys(request, allowed)
-            if np.isnan(values).any() or np.isposinf(values).any():
-                raise FloatingPointError("the model's scores are not finite")
             kept = np.isfinite(values)
-            values, places = values[kept], places[kept]
+            if not kept.all():
+                if not np.isneginf(values[~kept]).all():
+                    raise FloatingPointError("the model's scores are not finite")
+                values, places = values[kept], places[kept]
             if request.diversity:
                 pool = slice(_candidates(request))
                 vectors = self.runtime.index.rows(places[pool])

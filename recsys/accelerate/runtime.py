@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from recsys.accelerate.export import ENCODER, INT8_ENCODER, check_encoder, encoder_graph
+from recsys.accelerate.one_step import OneStep
 from recsys.accelerate.quantise import quantise_linears
 from recsys.accelerate.session import OnnxEncoder, providers
 from recsys.artifact import load_model
@@ -99,7 +100,19 @@ def open_runtime(
         encode = torch_encoder(model)
     else:
         encode = _exported(model, index)
-    return Ranker(encode, index, bias, model.length), loaded.items
+    return Ranker(encode, index, bias, model.length, one_step_of(encode, index, bias)), loaded.items
+
+
+def one_step_of(encode: Encoder, index: Index, seen_bias: float) -> OneStep | None:
+    """All of a lone request in one graph, where ONNX Runtime encodes and all items are scored.
+
+    A vector that is no numbers would go unnoticed in the graph, so that then there is none.
+    """
+    if not isinstance(encode, OnnxEncoder) or not isinstance(index, ExactIndex):
+        return None
+    if not np.isfinite(index.table).all():
+        return None
+    return OneStep(encode, index.table, seen_bias)
 
 
 def torch_encoder(model: SequentialRecommender) -> Encoder:

@@ -41,12 +41,8 @@ class OnnxEncoder:
         length: int,
     ) -> None:
         self.graph, self.rows, self.items, self.length = graph, rows, items, length
-        options = onnxruntime.SessionOptions()
-        # The products of one request are too small to be shared out, and threads that wait for
-        # work by spinning take the cores from everybody else.
-        options.intra_op_num_threads = 1
         try:
-            self.session = onnxruntime.InferenceSession(graph, options, providers=providers())
+            self.session = session_of(graph)
         except Exception as error:  # ONNX Runtime's exceptions have no common class of their own
             name = "the exported encoder" if isinstance(graph, bytes) else graph
             raise RecsysError(f"{name} is damaged ({error}); get the model again") from error
@@ -74,6 +70,15 @@ class OnnxEncoder:
                     f"the model knows the items 0 to {self.items - 1}"
                 )
         return latest
+
+
+def session_of(graph: Path | bytes) -> onnxruntime.InferenceSession:
+    """A session of one thread, on this machine's providers."""
+    options = onnxruntime.SessionOptions()
+    # The products of one request are too small to be shared out, and threads that wait for work by
+    # spinning take the cores from everybody else.
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=providers())
 
 
 def providers() -> list[str]:
