@@ -6,14 +6,13 @@ than some answers do, so amounts are added up here and written once a second.
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from handlers.afterwards import Batch
     from handlers.spread import Bin
-    from handlers.stopwatch import Stopwatch
 
 REQUESTS, BATCHES, SECONDS, WITHIN, OBSERVED = (
     "hybrid_requests_total",
@@ -38,7 +37,6 @@ BOUNDS = {
     bound: float(bound)
     for bound in "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 +Inf".split()
 }
-EVERY_SECONDS = 1.0
 
 
 class Meter:
@@ -63,31 +61,23 @@ class Meter:
             for type_, metrics in ((MetricTypes.COUNTER, COUNTERS), (MetricTypes.GAUGE, GAUGES))
             for name, (unit, labels) in metrics.items()
         }
-        self._lock = threading.Lock()
         self._amounts: dict[tuple[str, ...], float] = defaultdict(float)
 
-    def start(self) -> None:
-        """Write what has been counted once a second, as long as the process lives."""
-        threading.Thread(target=self._write_forever, name="meter", daemon=True).start()
-
-    def count(self, outcomes: list[str], watch: Stopwatch) -> None:
+    def count(self, outcomes: list[str], batch: Batch) -> None:
         """Count a batch: the outcome of each request, how long they took, where the time went."""
-        seconds = watch.seconds
-        with self._lock:
-            self._amounts[BATCHES, self.kind] += 1
-            for outcome in outcomes:
-                self._amounts[REQUESTS, self.kind, outcome] += 1
-            for bound, most in BOUNDS.items():
-                if seconds <= most:
-                    self._amounts[WITHIN, self.kind, bound] += len(outcomes)
-            for stage, milliseconds in watch.milliseconds.items():
-                self._amounts[SECONDS, self.kind, stage] += milliseconds / 1000
+        self._amounts[BATCHES, self.kind] += 1
+        for outcome in outcomes:
+            self._amounts[REQUESTS, self.kind, outcome] += 1
+        for bound, most in BOUNDS.items():
+            if batch.seconds <= most:
+                self._amounts[WITHIN, self.kind, bound] += len(outcomes)
+        for stage, milliseconds in batch.milliseconds.items():
+            self._amounts[SECONDS, self.kind, stage] += milliseconds / 1000
 
     def observe(self, counts: Mapping[Bin, int]) -> None:
         """Count what an observer (`handlers.drift`) saw in a batch."""
-        with self._lock:
-            for (what, name), count in counts.items():
-                self._amounts[OBSERVED, self.kind, self.model, what, name] += count
+        for (what, name), count in counts.items():
+            self._amounts[OBSERVED, self.kind, self.model, what, name] += count
 
     def expect(self, shares: Mapping[Bin, float]) -> None:
         """Write once what share of the observations each bin has where nothing drifts."""
@@ -96,8 +86,7 @@ class Meter:
 
     def write(self) -> None:
         """Write what was counted since the last time."""
-        with self._lock:
-            amounts, self._amounts = self._amounts, defaultdict(float)
+        amounts, self._amounts = self._amounts, defaultdict(float)
         for (name, *values), amount in amounts.items():
             self._write(name, values, amount)
 
@@ -107,8 +96,3 @@ class Meter:
         self._metrics[name].emit_metrics(
             "", f"{amount:.6f}", ",".join(f"{label}:{value}" for label, value in labels)
         )
-
-    def _write_forever(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(EVERY_SECONDS):
-            self.write()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ class Service:
         """Load the model from the unpacked archive."""
         import torch
 
+        from handlers.afterwards import Afterwards
         from handlers.drift import observer_of
         from handlers.kinds import kind_in
         from handlers.meter import Meter
@@ -62,16 +64,17 @@ class Service:
         example = self.model.example()
         for _ in range(WARM_UP):
             answers_of(self.model, [example], Stopwatch())
-        self.tracer = open_tracer(self.kind.name, self.digest)
         self.tokens = open_tokens()
-        self.meter = Meter(self.kind.name, self.digest)
-        self.observer = observer_of(self.model, folder / "artifact")
-        if self.observer:
-            self.meter.expect(self.observer.expected)
-        self.meter.start()
+        self.afterwards = Afterwards(
+            Meter(self.kind.name, self.digest),
+            observer_of(self.model, folder / "artifact"),
+            open_tracer(self.kind.name, self.digest),
+        )
+        self.afterwards.start()
 
     def handle(self, data: list[dict[str, Any]], context: Context) -> list[bytes]:
         """Answer a batch of requests, in their order."""
+        from handlers.afterwards import Batch
         from handlers.errors import Refused
         from handlers.replies import accepted, answers_of
         from handlers.stopwatch import Stopwatch
@@ -103,15 +106,13 @@ class Service:
         )
         for place, answer in zip(good, found, strict=True):
             answers[place] = answer
-        outcomes = [_outcome(answer) for answer in answers]
-        self.meter.count(outcomes, watch)
-        if self.tracer:
-            self.tracer.trace(origins, outcomes, watch)
-        if self.observer:
-            self.meter.observe(self.observer.counts(good.values(), found))
-        return [
+        written = [
             self._written(answer, place, watch, context) for place, answer in enumerate(answers)
         ]
+        self.afterwards.add(
+            Batch(origins, answers, good, time.time_ns(), watch.seconds, watch.milliseconds)
+        )
+        return written
 
     def _written(self, answer: Any, place: int, watch: Stopwatch, context: Context) -> bytes:
         """The body of a response; its status and headers go to the context."""
@@ -135,17 +136,6 @@ class Service:
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(("Backend received inference", "[METRICS]PredictionTime"))
-
-
-def _outcome(answer: Any) -> str:
-    """What became of a request, for the metrics."""
-    from handlers.errors import Refused
-
-    if answer is None:
-        return "described"
-    if isinstance(answer, Refused) and answer.status < 500:
-        return "refused"
-    return "failed" if isinstance(answer, Exception) else "answered"
 
 
 def log_as_json() -> None:

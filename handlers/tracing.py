@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from handlers.stopwatch import Stopwatch
+if TYPE_CHECKING:
+    from handlers.afterwards import Batch
 
 # Version, trace, span and flags, as the W3C's Trace Context writes them.
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -75,14 +76,13 @@ class Tracer:
         self._name = f"predict {kind}"
         self._model = digest
 
-    def trace(self, origins: Sequence[Origin], outcomes: Sequence[str], watch: Stopwatch) -> None:
-        """Tell of a batch that is answered: its requests began and end together."""
+    def trace(self, batch: Batch, outcomes: Sequence[str]) -> None:
+        """Tell of a batch that is answered: its requests began and ended together."""
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
-        end = time.time_ns()
-        stages = {f"hybrid.{name}_ms": spent for name, spent in watch.milliseconds.items()}
-        for origin, outcome in zip(origins, outcomes, strict=True):
+        stages = {f"hybrid.{name}_ms": spent for name, spent in batch.milliseconds.items()}
+        for origin, outcome in zip(batch.origins, outcomes, strict=True):
             span = self._tracer.start_span(
                 self._name,
                 extract({"traceparent": origin.traceparent}),
@@ -90,15 +90,15 @@ class Tracer:
                 {
                     "hybrid.model": self._model,
                     "hybrid.outcome": outcome,
-                    "hybrid.batch": len(origins),
+                    "hybrid.batch": len(batch.origins),
                     "http.request.header.x-request-id": origin.request_id,
                     **stages,
                 },
-                start_time=end - int(watch.seconds * 1e9),
+                start_time=batch.ended - int(batch.seconds * 1e9),
             )
             if outcome == "failed":
                 span.set_status(Status(StatusCode.ERROR))
-            span.end(end)
+            span.end(batch.ended)
 
 
 def open_tracer(kind: str, digest: str) -> Tracer | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 
 import pytest
 
+from handlers.afterwards import Batch
 from handlers.meter import BOUNDS, WITHIN, Meter
+from handlers.tracing import Origin
 
 
 def test_a_request_is_within_each_bound_that_its_batch_did_not_pass(
@@ -15,8 +16,8 @@ def test_a_request_is_within_each_bound_that_its_batch_did_not_pass(
 ) -> None:
     meter = Meter("recommend", "sha256:" + "a" * 64)
     for seconds, requests in ((0.01, 3), (0.07, 2), (9.0, 1)):
-        watch = SimpleNamespace(seconds=seconds, milliseconds={})
-        meter.count(["answered"] * requests, watch)
+        batch = Batch([Origin()] * requests, [{}] * requests, {}, 0, seconds, {})
+        meter.count(batch.outcomes, batch)
     with caplog.at_level("INFO"):
         meter.write()
     lines = caplog.text + capfd.readouterr().out

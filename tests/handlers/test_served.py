@@ -243,7 +243,7 @@ def test_a_request_with_a_trace_has_a_span_in_it(served: Served, collector: Coll
     (span,) = collector.spans(1)
     assert (span["trace"], span["parent"], span["service"]) == (trace, "cd" * 8, "hybrid-handler")
     assert span["http.request.header.x-request-id"] == "r1"
-    assert span["hybrid.outcome"] == "answered" and span["hybrid.search_ms"] > 0
+    assert span["hybrid.outcome"] == "answered" and span["hybrid.model_ms"] > 0
 
 
 def counted(served: Served) -> dict[str, float]:

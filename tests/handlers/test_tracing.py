@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from handlers.stopwatch import Stopwatch
+from handlers.afterwards import Batch
 from handlers.tracing import Origin, open_tracer
 from tests.collector import Collector
 
@@ -39,9 +41,6 @@ def test_a_request_is_a_span_of_its_clients_trace(monkeypatch: pytest.MonkeyPatc
         }.items():
             monkeypatch.setenv(name, value)
         tracer = open_tracer("recommend", "sha256:a")
-        watch = Stopwatch()
-        with watch("model"):
-            pass
         origins = [
             Origin("one", f"00-{TRACE}-{SPAN}-01"),
             # Neither of these asks to be traced, and of the rest none is.
@@ -49,11 +48,12 @@ def test_a_request_is_a_span_of_its_clients_trace(monkeypatch: pytest.MonkeyPatc
             Origin("three"),
             Origin("four", f"00-{'ef' * 16}-{SPAN}-01"),
         ]
-        tracer.trace(origins, ["answered", "answered", "answered", "failed"], watch)
+        outcomes = ["answered", "answered", "answered", "failed"]
+        tracer.trace(Batch(origins, [], {}, time.time_ns(), 0.25, {"model": 125.0}), outcomes)
         good, bad = sorted(collector.spans(2), key=lambda span: span["failed"])
     assert (good["trace"], good["parent"]) == (TRACE, SPAN)
     assert (good["name"], good["service"]) == ("predict recommend", "shop")
     assert (good["hybrid.model"], good["hybrid.batch"]) == ("sha256:a", 4)
     assert good["http.request.header.x-request-id"] == "one"
-    assert 0 <= good["hybrid.model_ms"] / 1000 <= good["seconds"]
+    assert good["hybrid.model_ms"] == 125 and good["seconds"] == pytest.approx(0.25, abs=1e-6)
     assert (bad["trace"], bad["hybrid.outcome"]) == ("ef" * 16, "failed")
