@@ -11,7 +11,8 @@ what a search costs hangs on how items lie:
 - gaussian: independent noise, in which there is nothing to find; no trained table is like it.
 
 States are those of the data's users; one half of them makes and calibrates the index, the other
-half is searched for, one at a time. The peer is exact search by faiss.
+half is searched for, one at a time. The peer is exact search by faiss. `similar` finds the items
+near one of the variants by the cosine, against the whole product.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from torch import Tensor
 from recsys.accelerate.job import Acceleration, accelerate
 from recsys.artifact import load_model
 from recsys.data.interactions import Interactions, load_interactions
-from recsys.index import ApproximateIndex
+from recsys.exact import ExactIndex, best_of
+from recsys.index import ApproximateIndex, CosineIndex
 from recsys.recipe import Recipe
 from recsys.training import train
 
@@ -79,7 +81,7 @@ def gaussian(table: Tensor, count: int) -> Tensor:
 def milliseconds(search: Callable[[Tensor], object], states: Tensor) -> np.ndarray:
     """p50 and p99 of single states, over some seconds: a virtual core's speed comes and goes."""
     times = []
-    for state in states.repeat(PASSES, 1).split(1):
+    for state in states.repeat(PASSES, *[1] * (states.dim() - 1)).split(1):
         start = time.perf_counter()
         search(state)
         times.append(1000 * (time.perf_counter() - start))
@@ -125,6 +127,32 @@ def search_table(
     return report
 
 
+def similar_table(trained_table: Tensor, items: int) -> Table:
+    """Measure the search for items like one."""
+    torch.manual_seed(0)
+    table = variants(trained_table, items)
+    norms = table.norm(dim=1)
+    unit = (table / norms[:, None]).numpy()
+    start = time.perf_counter()
+    index = CosineIndex(ExactIndex(table.numpy()), norms.numpy())
+    build = time.perf_counter() - start
+    asked = torch.randperm(items)[:30]
+
+    def whole(item: Tensor) -> np.ndarray:
+        cosines = unit[item.numpy()] @ unit.T
+        cosines[0, item.numpy()] = -np.inf
+        return best_of(cosines, 10)[1]
+
+    hits = [np.isin(index.search(item.numpy(), 10)[1], whole(item)) for item in asked.split(1)]
+    p50, p99 = milliseconds(lambda item: index.search(item.numpy(), 10), asked)
+    slow, _ = milliseconds(whole, asked)
+    report = Table("recall", "p50 (ms)", "p99 (ms)", "exact p50 (ms)", "build (s)",
+                   title=f"10 of {items:,} items like one")  # fmt: skip
+    row = (np.mean(hits), p50, p99, slow, build)
+    report.add_row(*map("{:.{}f}".format, row, (4, 1, 1, 1, 1)))
+    return report
+
+
 def model_table(folder: Path, interactions: Interactions) -> Table:
     """Measure every way of acceleration on one model."""
     title = "a stored model before and after; p50 of one request in turns with the model before"
@@ -150,7 +178,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of training, without --model")
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=2)
-    parts = [*KINDS, "model"]
+    parts = [*KINDS, "similar", "model"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART",
                         help=f"any of {', '.join(parts)}")  # fmt: skip
     options = parser.parse_args()
@@ -163,8 +191,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.model or trained(interactions, options.epochs, Path(scratch) / "model")
         kinds = [kind for kind in KINDS if kind in options.only]
+        model = load_model(folder).model.folded()
+        if "similar" in options.only:
+            rows = model.output_table.detach().contiguous()
+            console.print(similar_table(rows, options.items))
         if kinds:
-            model = load_model(folder).model.folded()
             users = range(0, len(interactions.users), max(1, len(interactions.users) // 4000))
             with torch.no_grad():
                 states = model.encode([interactions.of(user)[:-1] for user in users])

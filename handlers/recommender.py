@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from recsys.exact import barred, best_of
 from recsys.filters import Attributes, ItemFilters
 from recsys.portable import is_portable, open_portable
 from recsys.ranking import Ranker
+
+if TYPE_CHECKING:
+    from recsys.index import CosineIndex
 
 # Items whose vectors are multiplied at once.
 PART = 65536
@@ -51,6 +55,7 @@ class Recommender:
         # Norms only: the unit vectors themselves would double the memory of a large catalogue.
         norms = [np.linalg.norm(rows, axis=1) for rows in self._parts()]
         self.norms = np.maximum(np.concatenate(norms), 1e-12)
+        self.cosines: CosineIndex | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Recommender:
@@ -66,10 +71,14 @@ class Recommender:
         # Where a portable model is served there is no torch.
         from recsys.accelerate.runtime import open_runtime
         from recsys.attributes import columns_of
+        from recsys.index import EXACT_BELOW, CosineIndex
 
         # A worker that takes the place of one that died is ready sooner.
         runtime, items = open_runtime(folder, keep_index=True)
-        return cls(runtime, items, columns_of(folder, items))
+        recommender = cls(runtime, items, columns_of(folder, items))
+        if len(items) >= EXACT_BELOW:
+            recommender.cosines = CosineIndex(runtime.index, recommender.norms)
+        return recommender
 
     def example(self) -> RecommendRequest:
         """A user with a long history."""
@@ -186,14 +195,18 @@ class Recommender:
     def _similar(
         self, requests: list[SimilarRequest], allowed: np.ndarray | None, watch: Stopwatch
     ) -> list[dict]:
-        """The items with the largest cosine, by the whole product in catalogues of any size."""
+        """The items with the largest cosine; in large catalogues as an index of them finds them."""
+        most = max(request.k for request in requests)
         with watch("search"):
             own = np.array([self.places[request.item] for request in requests])
-            rows = self.runtime.index.rows(own) / self.norms[own][:, None]
-            cosines = np.concatenate([rows @ part.T for part in self._parts()], 1) / self.norms
-            barred(cosines, allowed)
-            cosines[np.arange(len(own)), own] = -np.inf
-            values, places = best_of(cosines, max(request.k for request in requests))
+            if self.cosines:
+                values, places = self.cosines.search(own, most, allowed)
+            else:
+                rows = self.runtime.index.rows(own) / self.norms[own][:, None]
+                cosines = np.concatenate([rows @ part.T for part in self._parts()], 1) / self.norms
+                barred(cosines, allowed)
+                cosines[np.arange(len(own)), own] = -np.inf
+                values, places = best_of(cosines, most)
         if np.isnan(values).any():
             raise FloatingPointError("the model's vectors are not finite")
         kept = [np.isfinite(row)[: r.k].nonzero()[0] for row, r in zip(values, requests)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recsys.accelerate.quantise import QuantisedTable, int8_product
+from recsys.accelerate.quantise import LARGEST, QuantisedTable, int8_product
 from recsys.errors import RecsysError
 from recsys.exact import ExactIndex, Found, Index, barred, best_of
 from recsys.files import write_atomically
@@ -25,6 +26,8 @@ EXACT_BELOW = 100_000
 # nearly the same.
 MARGIN = 100
 FIRST_MARGIN, MOST_MARGIN = 30, 1600
+# Of cosines, whose codes have one scale for all: where items are nearly the same, many codes are equal.
+COSINE_MARGIN = 400
 # An approximate index, kept: the first file comes last, and tells what table both are of.
 KEPT_SPACE, KEPT_INDEX = "index.safetensors", "index.faiss"
 # Of the variance of scores, kept in an approximate index's codes.
@@ -36,6 +39,8 @@ SAMPLE, POINTS = 2000, 40
 SPREAD = 5.0
 # Clusters that are visited in any case: so many, and one in so many of the most that may be.
 FIRST, OF_MOST = 16, 16
+# Unit vectors that are made at once.
+PART = 65536
 # How many of the best items `scores` tells apart where an index does not see all.
 REACH = 1000
 
@@ -293,6 +298,59 @@ class ApproximateIndex:
             range(clusters), recall, int(clusters / 1.4), key=lambda n: found((max(1, n), margin))
         )
         self._index.nprobe, self._margin = max(1, fewest), margin
+
+
+class CosineIndex:
+    """Finds items by the cosine: scans int8 codes of unit vectors (faiss), re-ranks by float rows.
+
+    It is made in a second for a million items, and holds a byte a number beside the table.
+
+    Parameters
+    ----------
+    index
+        Gives the items' rows.
+    norms
+        float[items] lengths of the rows, none of them 0.
+    """
+
+    def __init__(self, index: Index, norms: np.ndarray) -> None:
+        self._rows, self._norms = index.rows, norms
+        largest = max(np.abs(unit).max() for unit in self._units())
+        self._scale = np.float32(LARGEST / largest)
+        width = self._rows(np.zeros(1, dtype=np.int64)).shape[1]
+        self._codes = faiss.IndexScalarQuantizer(
+            width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
+        )
+        for unit in self._units():
+            self._codes.add(np.rint(unit * self._scale))
+
+    def search(self, items: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
+        """Cosines float[B, k] and items int64[B, k] nearest to int64[B] items, the best first.
+
+        An item is not near itself. `allowed` is as :meth:`Index.search` has it.
+        """
+        states = self._unit(items)
+        chosen = None
+        if allowed is not None:
+            chosen = faiss.SearchParameters(
+                sel=faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+            )
+        count = min(len(self._norms), k + 1 + COSINE_MARGIN)
+        found = self._codes.search(states * self._scale, count, params=chosen)[1]
+        # Where fewer are allowed, the rest is -1.
+        cosines = np.matmul(self._unit(np.maximum(found, 0)), states[:, :, None])[:, :, 0]
+        cosines[(found < 0) | (found == items[:, None])] = -np.inf
+        values, best = best_of(cosines, k)
+        return values, np.maximum(np.take_along_axis(found, best, 1), 0)
+
+    def _unit(self, items: np.ndarray) -> np.ndarray:
+        """float[..., d] unit vectors of int64[...] items."""
+        return self._rows(items) / self._norms[items][..., None]
+
+    def _units(self) -> Iterator[np.ndarray]:
+        """float[some, d]: all items' unit vectors, in order."""
+        for part in np.array_split(np.arange(len(self._norms)), -(-len(self._norms) // PART)):
+            yield self._unit(part)
 
 
 def _score_space(table: Tensor, states: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -148,6 +148,9 @@ def test_a_large_catalogue_is_searched_by_the_approximate_index(
     assert answer.isdisjoint(history)
     assert len(answer & {item for item, _ in ask(recommender, *history, k=10)}) >= 9
     assert ask(large, k=5)[0][0] == ask(recommender, k=5)[0][0]
+    like = SimilarRequest(item="item-7", k=5)
+    assert isinstance(large.cosines, index.CosineIndex)
+    assert dict(answers(large, like)[0]) == pytest.approx(dict(answers(recommender, like)[0]))
     # The next worker finds the index made.
     monkeypatch.delattr(index.ApproximateIndex, "__init__")
     assert {item for item, _ in ask(Recommender.open(folder), *history, k=10)} == answer
@@ -213,6 +216,8 @@ def test_an_approximate_index_fills_the_answer_from_what_passes(
             assert {item for item, _ in answer} == passing(where) - set(history)
             wanted = ask(recommender, *history, k=40, where=where)
             assert dict(answer) == pytest.approx(dict(wanted), abs=1e-4)
+        (like,) = answers(approximate, SimilarRequest(item="item-3", k=40, where=where))
+        assert {item for item, _ in like} == passing(where) - {"item-3"}
 
 
 def test_a_filter_on_what_is_not_known_is_refused(artifact: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from recsys import index
 from recsys.errors import RecsysError
 from recsys.exact import ExactIndex, Index
-from recsys.index import ApproximateIndex, QuantisedIndex, build_index
+from recsys.index import ApproximateIndex, CosineIndex, QuantisedIndex, build_index
 
 
 def clustered(items: int, d: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -170,3 +170,21 @@ def test_an_index_of_another_vocabulary_is_refused(tmp_path: Path, other: str) -
     tables = {"fewer": table[:-1], "another order": table[::-1], "other weights": table * 2}
     with pytest.raises(RecsysError, match="is of other items or weights: make it anew"):
         ApproximateIndex.load(tmp_path, tables[other])
+
+
+def test_items_near_one_are_found_by_their_cosine() -> None:
+    table, _ = clustered(3000)
+    # Lengths tell nothing of what an item is like.
+    table *= np.random.default_rng(1).uniform(0.1, 10, (len(table), 1)).astype(np.float32)
+    norms = np.linalg.norm(table, axis=1)
+    cosines = (table / norms[:, None]) @ (table / norms[:, None]).T
+    np.fill_diagonal(cosines, -np.inf)
+    made, items = CosineIndex(ExactIndex(table), norms), np.arange(0, 3000, 61)
+    values, found = made.search(items, 10)
+    assert recall(found, np.argsort(-cosines[items], axis=1)[:, :10]) > 0.99
+    assert np.allclose(values, np.take_along_axis(cosines[items], found, 1), atol=1e-5)
+    allowed = np.zeros(3000, dtype=bool)
+    allowed[[61, 500, 501, 502]] = True
+    values, found = made.search(items[:2], 10, allowed)
+    assert set(found[0][np.isfinite(values[0])]) == {61, 500, 501, 502}
+    assert set(found[1][np.isfinite(values[1])]) == {500, 501, 502}
