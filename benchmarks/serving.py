@@ -4,8 +4,8 @@
 
 - throughput: the largest Poisson load that is answered within 50 ms at the 99th percentile, of our
   handler and of a BaseHandler that runs the same model eagerly;
-- latency: single requests one after another, against a handler that does nothing and the model in
-  this process by ONNX Runtime (with OPENBLAS_NUM_THREADS=1 it has one thread, as a worker has);
+- latency: single requests one after another, in turns with a handler that does nothing and the model
+  in this process by ONNX Runtime (with OPENBLAS_NUM_THREADS=1 it has one thread, as a worker has);
 - million: a catalogue of a million variants of the trained items, at 50 requests a second.
 
 Load, server and model share the machine's cores.
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ from recsys.model import SequentialRecommender
 
 DIGEST = "sha256:" + "0" * 64
 LIMIT_MS, STEP, SECONDS = 50.0, 1.25, 5
-SINGLE = 1000
+SINGLE, TURN = 4000, 200
 # Answers held against the whole product.
 COMPARED = 200
 PARTS = ("throughput", "latency", "million")
@@ -157,20 +157,46 @@ def throughput(server: Server, histories: list[list[str]], say) -> None:
 
 
 def latency(server: Server, histories: list[list[str]], artifact: Path, say) -> None:
+    """Ask in turns: a machine that others use is now quicker, now slower."""
     asked = bodies(histories, SINGLE)
-    for _ in range(2):
-        for model in ("empty", "recommend"):
-            load = send(server.inference, f"/predictions/{model}", asked, rate=None)
-            say(f"{model}: p50 {load.percentile(50):.2f} ms, p99 {load.percentile(99):.2f} ms")
     runtime, items = open_runtime(artifact)
     places = {item: place for place, item in enumerate(items)}
-    times = []
-    for n in range(SINGLE):
-        history = np.array([places[item] for item in histories[n % len(histories)]])
-        start = time.perf_counter()
-        runtime.rank(runtime.encode([history]), [history], 10, seen=False)
-        times.append(1000 * (time.perf_counter() - start))
-    say(f"ONNX Runtime and search in this process: p50 {np.median(times):.2f} ms")
+    known = [
+        np.array([places[item] for item in histories[n % len(histories)]]) for n in range(SINGLE)
+    ]
+
+    def here(answer: Callable[[np.ndarray], object], part: slice) -> float:
+        times = []
+        for history in known[part]:
+            start = time.perf_counter()
+            answer(history)
+            times.append(1000 * (time.perf_counter() - start))
+        return float(np.median(times))
+
+    def served(model: str, part: slice) -> float:
+        return send(server.inference, f"/predictions/{model}", asked[part], None).percentile(50)
+
+    ways: dict[str, Callable[[slice], float]] = {
+        "an empty handler": lambda part: served("empty", part),
+        "ours": lambda part: served("recommend", part),
+        "the model here": lambda part: here(
+            lambda h: runtime.rank(runtime.encode([h]), [h], 10, seen=False), part
+        ),
+        "the same as one graph": lambda part: here(
+            lambda h: runtime.one_step(h, 10, False), part
+        ),
+    }
+    turns: dict[str, list[float]] = {name: [] for name in ways}
+    for start in range(0, SINGLE, TURN):
+        for name, way in ways.items():
+            turns[name].append(way(slice(start, start + TURN)))
+    for name, medians in turns.items():
+        low, middle, high = np.percentile(medians, [25, 50, 75])
+        say(f"{name}: p50 {middle:.2f} ms (half of the turns: {low:.2f} to {high:.2f})")
+    empty, ours, *bare = map(np.array, turns.values())
+    for name, alone in zip(list(ways)[2:], bare):
+        more = np.median(ours - empty - 1.5 * alone)
+        say(f"ours, less an empty handler and 1.5 x {name}: {more:+.2f} ms")
 
 
 def million_items(artifact: Path, items: int, target: Path) -> Path:
