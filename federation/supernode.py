@@ -78,6 +78,8 @@ class PromptState(InMemoryNodeState):
         limit: int | None = None,
     ) -> Sequence[Message]:
         """Retrieve messages; if only replies or only others are asked for, wait a while for one."""
+        if is_reply:
+            self._give_up_abandoned()
         if is_reply is not None:
             deadline = time.monotonic() + MOST_WAITING_SECONDS
             # The SuperNode sends replies only after it has taken a message. One that is left behind
@@ -116,7 +118,8 @@ class PromptState(InMemoryNodeState):
     def _give_up(self, tasks: Sequence[Task]) -> None:
         """Answer for ClientApps that have ended: before they took their message, or without a reply.
 
-        A reply of which parts are missing is none: they will not come any more.
+        A reply of which parts are missing is none: they will not come any more. A message of which
+        parts are missing is still coming in, and Flower stumbles if it is gone then.
         """
         runs = {task.run_id for task in tasks if task.type == TaskType.CLIENT_APP}
         with self.lock_msg_store:
@@ -128,11 +131,18 @@ class PromptState(InMemoryNodeState):
                     if not entry.is_retrieved and not self._is_whole(metadata.message_id):
                         self.delete_messages(message_ids=[metadata.message_id])
                         self.object_store.delete(metadata.message_id)
-                elif not entry.is_retrieved:
+                elif not entry.is_retrieved and self._is_whole(metadata.message_id):
                     entry.is_retrieved = True
                     self.record_message_processing_start(metadata.message_id)
                     self.object_store.delete(metadata.message_id)
         self._store_error_replies(runs, CLIENT_APP_CRASHED_ERROR)
+
+    def _give_up_abandoned(self) -> None:
+        """Give up messages whose ClientApp ended while they were coming in."""
+        at_work = [Status.PENDING, Status.STARTING, Status.RUNNING]
+        busy = {task.run_id for task in super().get_tasks(statuses=at_work)}
+        ended = super().get_tasks(statuses=[Status.FINISHED])
+        self._give_up([task for task in ended if task.run_id not in busy])
 
     def _has_whole(self, is_reply: bool) -> bool:
         with self.lock_msg_store:

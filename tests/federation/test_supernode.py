@@ -93,6 +93,27 @@ def test_a_client_app_that_failed_without_a_reply_is_given_up(
     assert reply.metadata.reply_to_message_id == message.metadata.message_id
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_client_app_that_ended_while_its_message_came_in_is_given_up_afterwards(
+    state: PromptState, known: bool
+) -> None:
+    message = Message(RecordDict(), dst_node_id=NODE, message_type="train")
+    message.metadata.__dict__["_run_id"] = RUN
+    task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN, fab_hash="none")
+    if known:
+        store(state, message, whole=False)
+    state.finish_task(task, SubStatus.FAILED, "it was killed")
+    if known:
+        store_parts(state, message)  # Flower goes on receiving
+    else:
+        store(state, message)
+    (reply,) = state.get_messages_legacy(is_reply=True)
+    assert reply.error.code == ErrorCode.CLIENT_APP_CRASHED
+    assert reply.metadata.reply_to_message_id == message.metadata.message_id
+    state.object_store.delete(reply.metadata.message_id)  # as Flower does once it is sent
+    assert len(state.object_store) == 0
+
+
 def test_the_reply_of_a_client_app_that_failed_afterwards_stands(state: PromptState) -> None:
     message, task = asked(state)
     state.get_messages_legacy(is_reply=False)
