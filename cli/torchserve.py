@@ -143,6 +143,10 @@ def torchserve_command(
         str(temporary),
         java,
         "-Xmx512m",
+        # What lives long takes 30 MiB. G1, Java's choice for many cores and gigabytes, takes more
+        # and more of the heap into use, and its threads take the cores from the workers.
+        "-XX:+UseSerialGC",
+        "-Xmn64m",
         "-XX:+ExitOnOutOfMemoryError",
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temporary}",
