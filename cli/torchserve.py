@@ -146,7 +146,9 @@ def torchserve_command(
         # What lives long takes 30 MiB. G1, Java's choice for many cores and gigabytes, takes more
         # and more of the heap into use, and its threads take the cores from the workers.
         "-XX:+UseSerialGC",
+        "-Xms128m",
         "-Xmn64m",
+        "-XX:+AlwaysPreTouch",
         "-XX:+ExitOnOutOfMemoryError",
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temporary}",
