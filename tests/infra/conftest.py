@@ -9,6 +9,7 @@ from typing import Any
 
 import pulumi
 import pytest
+from pulumi.output import Unknown
 
 from tests.infra.authority import pair
 
@@ -23,15 +24,18 @@ REFERRED = (
 )  # fmt: skip
 
 
-# What the mocks' own threads take for the mode is the first one that the process had: with this
-# one they leave out what is not known, whichever test comes first.
-pulumi.runtime.settings.SETTINGS.dry_run = False
-
-
 def plain(value: Any) -> Any:
-    """A value with its secrets in clear."""
+    """A value with its secrets in clear, and without what is not known; in a list that is None.
+
+    The mocks leave it out or hand it on, as their own threads happen to take a preview for one.
+    """
     if isinstance(value, dict):
-        return plain(value["value"]) if SECRET in value else {k: plain(v) for k, v in value.items()}
+        if SECRET in value:
+            return plain(value["value"])
+        found = {key: plain(each) for key, each in value.items()}
+        return {key: each for key, each in found.items() if each is not None}
+    if isinstance(value, Unknown):
+        return None
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
