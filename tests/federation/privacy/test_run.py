@@ -82,7 +82,7 @@ def test_a_repeated_round_changes_no_byte_and_costs_nothing(tmp_path, shop: Shop
         ({"dp_epsilon": -1.0}, "dp_epsilon is -1.0: use 0"),
         ({"dp_delta": 1.0}, "dp_delta is 1.0: use a number in"),
         ({"dp_clip": 0.0}, "dp_clip is 0.0: use a number above 0"),
-        ({"dp_epsilon": 1.0, "strategy": "fedprox", "proximal_mu": 0.1}, "use fedavg"),
+        ({"dp_epsilon": 1.0, "strategy": "fedprox", "proximal_mu": 0.1}, r"use fedavg\.$"),
     ],
 )
 def test_settings_that_promise_nothing_are_refused(tmp_path, change, sentence):
