@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from handlers.errors import Refused
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from handlers.spread import SpreadObserver
     from handlers.tracing import Origin, Tracer
 
-EVERY_SECONDS = 1.0
+# How often batches are taken note of, and how often what was counted is written.
+PAUSE_SECONDS, EVERY_SECONDS = 0.02, 1.0
 
 LOG = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Batch:
     seconds: float
     milliseconds: dict[str, float]
 
-    @property
+    @cached_property
     def outcomes(self) -> list[str]:
         """What became of each request."""
         return [_outcome(answer) for answer in self.answers]
@@ -52,6 +54,9 @@ class Batch:
 
 class Afterwards:
     """A thread that takes note of batches: no client waits for it, not even one that asks alone.
+
+    It looks for them by itself. Woken by each batch, it would want the interpreter and a core while
+    the answer is still being sent.
 
     Parameters
     ----------
@@ -65,7 +70,7 @@ class Afterwards:
         self, meter: Meter, observer: Observer | SpreadObserver | None, tracer: Tracer | None
     ) -> None:
         self._meter, self._observer, self._tracer = meter, observer, tracer
-        self._batches: SimpleQueue[Batch] = SimpleQueue()
+        self._batches: deque[Batch] = deque()
 
     def start(self) -> None:
         """Begin, for as long as the process lives."""
@@ -75,14 +80,12 @@ class Afterwards:
 
     def add(self, batch: Batch) -> None:
         """Take note of a batch soon."""
-        self._batches.put(batch)
+        self._batches.append(batch)
 
-    def note(self, batch: Batch) -> None:
-        """Take note of a batch now."""
-        outcomes = batch.outcomes
-        self._meter.count(outcomes, batch)
+    def _note(self, batch: Batch) -> None:
+        self._meter.count(batch)
         if self._tracer:
-            self._tracer.trace(batch, outcomes)
+            self._tracer.trace(batch)
         if self._observer:
             found = [batch.answers[place] for place in batch.asked]
             self._meter.observe(self._observer.counts(batch.asked.values(), found))
@@ -90,17 +93,16 @@ class Afterwards:
     def _run(self) -> None:
         due = time.monotonic() + EVERY_SECONDS
         while True:
-            if (rest := due - time.monotonic()) <= 0:
+            time.sleep(PAUSE_SECONDS)
+            while self._batches:
+                try:
+                    self._note(self._batches.popleft())
+                except Exception:
+                    # The service answers all the same, and counts the next one.
+                    LOG.exception("A batch is missing in the metrics")
+            if time.monotonic() >= due:
                 self._meter.write()
                 due = time.monotonic() + EVERY_SECONDS
-                continue
-            try:
-                self.note(self._batches.get(timeout=rest))
-            except Empty:
-                pass
-            except Exception:
-                # The service answers all the same, and counts the next one.
-                LOG.exception("A batch is missing in the metrics")
 
 
 def _outcome(answer: Any) -> str:

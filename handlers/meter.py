@@ -63,14 +63,14 @@ class Meter:
         }
         self._amounts: dict[tuple[str, ...], float] = defaultdict(float)
 
-    def count(self, outcomes: list[str], batch: Batch) -> None:
+    def count(self, batch: Batch) -> None:
         """Count a batch: the outcome of each request, how long they took, where the time went."""
         self._amounts[BATCHES, self.kind] += 1
-        for outcome in outcomes:
+        for outcome in batch.outcomes:
             self._amounts[REQUESTS, self.kind, outcome] += 1
         for bound, most in BOUNDS.items():
             if batch.seconds <= most:
-                self._amounts[WITHIN, self.kind, bound] += len(outcomes)
+                self._amounts[WITHIN, self.kind, bound] += len(batch.outcomes)
         for stage, milliseconds in batch.milliseconds.items():
             self._amounts[SECONDS, self.kind, stage] += milliseconds / 1000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -76,13 +76,13 @@ class Tracer:
         self._name = f"predict {kind}"
         self._model = digest
 
-    def trace(self, batch: Batch, outcomes: Sequence[str]) -> None:
+    def trace(self, batch: Batch) -> None:
         """Tell of a batch that is answered: its requests began and ended together."""
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         stages = {f"hybrid.{name}_ms": spent for name, spent in batch.milliseconds.items()}
-        for origin, outcome in zip(batch.origins, outcomes, strict=True):
+        for origin, outcome in zip(batch.origins, batch.outcomes, strict=True):
             span = self._tracer.start_span(
                 self._name,
                 extract({"traceparent": origin.traceparent}),

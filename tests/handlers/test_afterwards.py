@@ -24,7 +24,7 @@ class Recorded:
         self.observed: list[dict] = []
         self.written = Event()
 
-    def count(self, outcomes: list[str], batch: Batch) -> None:
+    def count(self, batch: Batch) -> None:
         pass
 
     def counts(self, requests: list, answers: list) -> Counter:

@@ -17,7 +17,7 @@ def test_a_request_is_within_each_bound_that_its_batch_did_not_pass(
     meter = Meter("recommend", "sha256:" + "a" * 64)
     for seconds, requests in ((0.01, 3), (0.07, 2), (9.0, 1)):
         batch = Batch([Origin()] * requests, [{}] * requests, {}, 0, seconds, {})
-        meter.count(batch.outcomes, batch)
+        meter.count(batch)
     with caplog.at_level("INFO"):
         meter.write()
     lines = caplog.text + capfd.readouterr().out

@@ -48,8 +48,8 @@ def test_a_request_is_a_span_of_its_clients_trace(monkeypatch: pytest.MonkeyPatc
             Origin("three"),
             Origin("four", f"00-{'ef' * 16}-{SPAN}-01"),
         ]
-        outcomes = ["answered", "answered", "answered", "failed"]
-        tracer.trace(Batch(origins, [], {}, time.time_ns(), 0.25, {"model": 125.0}), outcomes)
+        answers = [{}, {}, {}, KeyError("x")]
+        tracer.trace(Batch(origins, answers, {}, time.time_ns(), 0.25, {"model": 125.0}))
         good, bad = sorted(collector.spans(2), key=lambda span: span["failed"])
     assert (good["trace"], good["parent"]) == (TRACE, SPAN)
     assert (good["name"], good["service"]) == ("predict recommend", "shop")
