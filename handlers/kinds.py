@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from handlers import requests
 from handlers.errors import ArchiveError
@@ -55,7 +55,7 @@ class Kind:
 
     name: str
     files: tuple[str, ...]
-    request: Any
+    request: TypeAdapter
     response: type[BaseModel]
     answerer: str
     others: tuple[type[BaseModel], ...] = ()
@@ -77,11 +77,11 @@ RECOMMEND = Kind(
 )
 KINDS = (
     RECOMMEND,
-    Kind("search", ("search.json", "weights.safetensors"), requests.SearchRequest,
+    Kind("search", ("search.json", "weights.safetensors"), TypeAdapter(requests.SearchRequest),
          requests.FoundItems, "handlers.search.Search"),
-    Kind("rating", ("rating.json", "weights.safetensors"), requests.RatingRequest,
+    Kind("rating", ("rating.json", "weights.safetensors"), TypeAdapter(requests.RatingRequest),
          requests.Ratings, "handlers.rating.Rating"),
-    Kind("click", ("click.json", "weights.safetensors"), requests.ClickRequest,
+    Kind("click", ("click.json", "weights.safetensors"), TypeAdapter(requests.ClickRequest),
          requests.Clicks, "handlers.click.Click"),
 )  # fmt: skip
 

@@ -22,13 +22,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def parse(kind: Any, body: Any) -> Any:
+def parse(kind: TypeAdapter, body: Any) -> Any:
     """Read the body of a request: JSON text, or what the server has decoded from it.
 
     Parameters
     ----------
     kind
-        A class derived from `Strict`, or a union of such with a discriminator.
+        Of a class derived from `Strict`, or of a union of such with a discriminator.
 
     Raises
     ------
@@ -40,23 +40,18 @@ def parse(kind: Any, body: Any) -> Any:
     if not isinstance(body, (bytes, bytearray, str)):
         body = json.dumps(body)
     try:
-        return _adapter(kind).validate_json(bytes(body) if isinstance(body, bytearray) else body)
+        return kind.validate_json(bytes(body) if isinstance(body, bytearray) else body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         raise BadRequest(_sentence(kind, first)) from None
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
+def _schema(kind: TypeAdapter) -> dict[str, Any]:
+    return kind.json_schema()
 
 
-@cache
-def _schema(kind: Any) -> dict[str, Any]:
-    return _adapter(kind).json_schema()
-
-
-def _sentence(kind: Any, error: ErrorDetails) -> str:
+def _sentence(kind: TypeAdapter, error: ErrorDetails) -> str:
     if error["type"] == "json_invalid":
         return "The body is not JSON in UTF-8."
     whole = _schema(kind)

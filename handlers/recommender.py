@@ -141,8 +141,9 @@ class Recommender:
         self, requests: list[RecommendRequest], allowed: np.ndarray | None, watch: Stopwatch
     ) -> list[dict]:
         """Answers to requests that all leave out what was seen, or that all do not."""
+        get = self.places.get
         histories = [
-            np.array([self.places[item] for item in request.history if item in self.places])
+            np.array([place for item in request.history if (place := get(item)) is not None])
             for request in requests
         ]
         warm = [row for row, history in enumerate(histories) if len(history)]

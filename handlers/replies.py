@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from pydantic_core import to_json
+
 from handlers.errors import OtherModel, Refused
 from handlers.parsing import parse
 from handlers.requests import EventsRequest, RecommendRequest, VectorRequest
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
     from handlers.tracing import Origin
 
 LOG = logging.getLogger(__name__)
-# JSON has no NaN. Made once: it takes as long as writing an answer does.
-ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+FAILED = 500, b'{"error": "The model failed on this request; its log tells why."}'
 Answer = dict[str, Any] | Exception
 
 
@@ -89,5 +90,13 @@ def reply(answer: Answer, digest: str) -> tuple[int, bytes]:
     if isinstance(answer, Refused):
         return answer.status, json.dumps({"error": str(answer)}).encode()
     if isinstance(answer, Exception):
-        return 500, b'{"error": "The model failed on this request; its log tells why."}'
-    return 200, ENCODER.encode(answer | {"model": digest}).encode()
+        return FAILED
+    body = to_json(answer | {"model": digest})
+    # JSON has no such numbers; ids may have such letters.
+    if b"NaN" in body or b"Infinity" in body:
+        try:
+            json.dumps(answer, allow_nan=False)
+        except ValueError:
+            LOG.exception("The model gave a number that is not finite")
+            return FAILED
+    return 200, body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, TypeAdapter
 
 from handlers.parsing import Strict
 
@@ -197,13 +197,15 @@ def _asks_for(body: Any) -> str:
     ).__name__
 
 
-ItemsRequest = Annotated[
-    Annotated[RecommendRequest, Tag("RecommendRequest")]
-    | Annotated[SimilarRequest, Tag("SimilarRequest")]
-    | Annotated[EventsRequest, Tag("EventsRequest")]
-    | Annotated[VectorRequest, Tag("VectorRequest")],
-    Discriminator(_asks_for),
-]
+ItemsRequest = TypeAdapter(
+    Annotated[
+        Annotated[RecommendRequest, Tag("RecommendRequest")]
+        | Annotated[SimilarRequest, Tag("SimilarRequest")]
+        | Annotated[EventsRequest, Tag("EventsRequest")]
+        | Annotated[VectorRequest, Tag("VectorRequest")],
+        Discriminator(_asks_for),
+    ]
+)
 
 
 class Cause(BaseModel):

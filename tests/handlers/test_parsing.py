@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from handlers.errors import BadRequest
 from handlers.parsing import parse
@@ -117,11 +118,11 @@ def test_a_request_with_an_item_and_no_history_asks_for_items_like_it() -> None:
 
 def test_features_are_named_where_they_are_wrong() -> None:
     with pytest.raises(BadRequest) as error:
-        parse(ClickRequest, b'{"items": ["a"], "context": {"hour": [1]}}')
+        parse(TypeAdapter(ClickRequest), b'{"items": ["a"], "context": {"hour": [1]}}')
     sentence = "context.hour must be text, a whole number, true or false, not a list."
     assert str(error.value) == sentence
     with pytest.raises(BadRequest, match="items must be a list of 1 to 1000 item ids, not a list"):
-        parse(ClickRequest, b'{"items": []}')
+        parse(TypeAdapter(ClickRequest), b'{"items": []}')
 
 
 @settings(max_examples=50)

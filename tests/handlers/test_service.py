@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
 import pytest
 from ts.context import Context, RequestProcessor
-from ts.metrics.caching_metric import CachingMetric
-from ts.metrics.metric_type_enum import MetricTypes
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol.otf_message_handler import create_predict_response
+from ts.service import Service as TorchServeService
 
+from cli.torchserve import METRICS
 from handlers.afterwards import Batch
 from handlers.meter import Meter
 from handlers.openapi import openapi_document
 from handlers.recommender import Recommender
-from handlers.service import Service, log_as_json
+from handlers.service import Service, set_up_logs
 from handlers.stopwatch import Stopwatch
 from handlers.tracing import Origin
 from tests.handlers.bearers import PUBLIC, bearer
@@ -66,17 +68,27 @@ def test_it_names_items_scores_and_the_model(handler: Service, context: Context)
 
 
 def test_a_request_leaves_no_line_of_torchserves_own_and_ours_are_written(
-    handler: Service, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+    context: Context, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with caplog.at_level("INFO"):
-        own = CachingMetric("PredictionTime", "ms", [], MetricTypes.GAUGE)
-        own.emit_metrics("request", 1.5, "")
-        meter = Meter("recommend", DIGEST)
-        meter.count(["answered"], Batch([Origin()], [{}], {}, 0, 0.1, {}))
-        meter.write()
-    lines = caplog.text + capfd.readouterr().out
-    assert "hybrid_requests_total" in lines
-    assert "PredictionTime" not in lines
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    metrics = MetricsCacheYamlImpl(str(METRICS))
+    metrics.initialize_cache()
+    handler = Service()
+    worker = TorchServeService(
+        "recommend", context.system_properties["model_dir"], context.manifest, handler.handle,
+        None, 1, metrics_cache=metrics,
+    )  # fmt: skip
+    worker.set_cl_socket(None)
+    handler.initialize(worker.context)
+    caplog.clear()
+    logging.info("Backend received inference at: %d", 0)
+    parameters = [{"name": "body", "value": b'{"history": ["item-1"]}', "contentType": ""}]
+    assert DIGEST.encode() in worker.predict([{"requestId": b"1", "parameters": parameters}])
+    assert not [line for line in caplog.messages if "hybrid_" not in line]
+    meter = Meter("recommend", DIGEST)
+    meter.count(Batch([Origin()], [{}], {}, 0, 0.1, {}))
+    meter.write()
+    assert "hybrid_requests_total" in caplog.text
 
 
 def test_it_describes_itself_on_request(handler: Service, context: Context) -> None:
@@ -123,8 +135,8 @@ def test_a_failing_model_answers_500_and_its_log_has_the_ids_of_its_requests(
     def fail(requests: list, watch: Stopwatch) -> None:
         raise FloatingPointError("the model's scores are not finite")
 
-    monkeypatch.setattr(handler.model, "answer", fail)
-    log_as_json()
+    monkeypatch.setattr(handler.worker.model, "answer", fail)
+    set_up_logs()
     trace = "ab" * 16
     sent = {"X-Request-Id": "r2", "traceparent": f"00-{trace}-{'cd' * 8}-01"}
     bad, worse = call(handler, context, b"", b'{"history": []}', headers=[{}, sent])
