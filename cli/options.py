@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 
 # Size of the model whose federated round a plan prices.
 MODEL_MIB = 64
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers of a range; `nan`, which no bound keeps out, and `inf` are none."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def _complete_environment(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import click
 
+from cli.options import FiniteRange
+
 # As federation.strategies.make and federation.selection have them; a test compares. Importing them
 # would make `--help` wait for NumPy.
 STRATEGIES = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "scaffold", "krum",
@@ -14,11 +16,11 @@ RULES = ("share", "size", "utility", "speed")
 
 OPTIONS = (
     click.option("--strategy", type=click.Choice(STRATEGIES), default="fedavg", show_default=True),
-    click.option("--proximal-mu", type=click.FloatRange(0), default=0.0,
+    click.option("--proximal-mu", type=FiniteRange(0), default=0.0,
                  help="Weight of FedProx's proximal term."),
-    click.option("--server-rate", type=click.FloatRange(0), default=0.0,
+    click.option("--server-rate", type=FiniteRange(0), default=0.0,
                  help="Server's learning rate with fedadam and fedyogi, such as 0.01."),
-    click.option("--server-momentum", type=click.FloatRange(0, 1, max_open=True), default=0.0,
+    click.option("--server-momentum", type=FiniteRange(0, 1, max_open=True), default=0.0,
                  help="Share of the last round's movement in the next with fedavgm, such as 0.6."),
     click.option("--buffer", type=click.IntRange(0), default=0, metavar="K",
                  help="With fedbuff: as soon as K updates are there, they make a new model; a round "
@@ -32,14 +34,14 @@ OPTIONS = (
                       "afresh; private training keeps none."),
     click.option("--personal", default="none", show_default=True, metavar="PATTERNS",
                  help="Layers that stay at the sites, such as '*norm*,position_embedding.*'."),
-    click.option("--final-rate", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+    click.option("--final-rate", type=FiniteRange(0, 1), default=1.0, show_default=True,
                  help="Share of the learning rate that is left in the last round."),
     click.option("--selection", type=click.Choice(RULES), default="share", show_default=True,
                  help="Sites that train in a round: at random, by data, by utility (Oort), or the "
                       "fastest by their last answers."),
-    click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+    click.option("--fraction", type=FiniteRange(0, 1, min_open=True), default=1.0,
                  show_default=True, help="Share of the sites that train in a round."),
-    click.option("--answer-within", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
+    click.option("--answer-within", type=FiniteRange(0), default=0.0, metavar="SECONDS",
                  help="With --selection speed or utility: slower sites come last; 0 for no limit."),
     click.option("--keep-updates", is_flag=True,
                  help="Keep what each site sent, for hybrid federate contribution."),

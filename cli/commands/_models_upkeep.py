@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.application import Application
-from cli.options import environment_option, json_option
+from cli.options import FiniteRange, environment_option, json_option
 
 if TYPE_CHECKING:
     from model_store.replica import Replicated
@@ -81,7 +81,7 @@ def key(app: Application, rotate: bool, environment: str, as_json: bool) -> None
 
 
 @click.command()
-@click.option("--keep-days", type=click.FloatRange(min=0), default=30, show_default=True,
+@click.option("--keep-days", type=FiniteRange(0, 36_500), default=30, show_default=True,
               help="What was stored since then stays in any case.")
 @click.option("--rollbacks", type=click.IntRange(min=0), default=5, show_default=True,
               help="Models before the current one that each channel can go back to.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from cli.application import Application
-from cli.options import environment_option, json_option
+from cli.options import FiniteRange, environment_option, json_option
 
 
 @click.command()
 @click.argument("model")
-@click.option("--prune", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
+@click.option("--prune", type=FiniteRange(0, 1, min_open=True, max_open=True), default=None,
               metavar="SHARE", help="Share of heads and feed-forward units to remove.")
 @click.option("--pruning", type=click.Choice(["structured", "magnitude"]), default="structured",
               show_default=True, help="Remove heads and units, or set small weights to zero.")
@@ -19,7 +19,7 @@ from cli.options import environment_option, json_option
 @click.option("--quantise", type=click.Choice(["int8"]),
               help="Linear layers, and the item table with re-ranking.")
 @click.option("--onnx", is_flag=True, help="Export the encoder; serve it in ONNX Runtime.")
-@click.option("--most-loss", type=click.FloatRange(0, 1), default=0.005, show_default=True,
+@click.option("--most-loss", type=FiniteRange(0, 1), default=0.005, show_default=True,
               help="NDCG@10 (test) that the result may lose; where most people come back for "
               "what they had, with that in the ranking.")
 @environment_option

@@ -7,13 +7,19 @@ from pathlib import Path
 import click
 
 from cli.application import Application
-from cli.options import MODEL_MIB, environment_argument, json_option, prices_option
+from cli.options import (
+    MODEL_MIB,
+    FiniteRange,
+    environment_argument,
+    json_option,
+    prices_option,
+)
 
 
 @click.command()
 @environment_argument
 @prices_option
-@click.option("--model-mib", type=click.FloatRange(min=0), default=MODEL_MIB, show_default=True,
+@click.option("--model-mib", type=FiniteRange(min=0), default=MODEL_MIB, show_default=True,
               help="Size of the model that a federated round moves.")  # fmt: skip
 @json_option
 @click.pass_obj

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.application import Application
-from cli.options import json_option
+from cli.options import FiniteRange, json_option
 
 if TYPE_CHECKING:
     from recsys.data.report import Report
@@ -57,7 +57,7 @@ def show(app: Application, path: str, endpoint: str | None, as_json: bool) -> No
               help="Leave out items with fewer events.")
 @click.option("--kind", "kinds", multiple=True, metavar="EVENT",
               help="Kind of event to keep, such as purchase; repeatable. All by default.")
-@click.option("--min-rating", type=float, help="Leave out events that are rated lower.")
+@click.option("--min-rating", type=FiniteRange(), help="Leave out events that are rated lower.")
 @click.option("--first-only", is_flag=True, help="Keep a user's first event with an item only.")
 @click.option("--known-items-only", is_flag=True,
               help="Leave out events with items that the catalogue beside them does not have.")

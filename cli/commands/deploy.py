@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli.application import Application
-from cli.options import environment_option, json_option
+from cli.options import FiniteRange, environment_option, json_option
 from cli.serving_client import OTHER_KINDS, RECOMMEND
 
 
@@ -41,11 +41,11 @@ class Share(click.ParamType):
               show_default=True, help="Of which kind, for --rollback.")  # fmt: skip
 @click.option("--edge", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write a bundle that serves it elsewhere, and deploy nothing.")  # fmt: skip
-@click.option("--margin", type=click.FloatRange(0.01, 50), default=1.0, show_default=True,
+@click.option("--margin", type=FiniteRange(0.01, 50), default=1.0, show_default=True,
               help="Percentage points by which a rate may be worse.")  # fmt: skip
-@click.option("--slow-after", type=click.FloatRange(0, min_open=True), default=0.1,
+@click.option("--slow-after", type=FiniteRange(0, min_open=True), default=0.1,
               show_default=True, help="Seconds after which an answer is slow.")  # fmt: skip
-@click.option("--click-window", type=click.FloatRange(0, min_open=True), default=300.0,
+@click.option("--click-window", type=FiniteRange(0, min_open=True), default=300.0,
               show_default=True, help="Seconds within which a click counts.")  # fmt: skip
 @environment_option
 @json_option

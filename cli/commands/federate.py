@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from cli.application import Application, Progress
 from cli.commands.train import show_metrics
-from cli.options import environment_option, json_option, prices_option
+from cli.options import FiniteRange, environment_option, json_option, prices_option
 from cli.strategy_options import strategy_options
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 @click.option("--site", "sites", multiple=True, metavar="NAME",
               help="A site that takes part, once for each; by default all do.")
 @strategy_options
-@click.option("--dp-epsilon", type=click.FloatRange(0), default=0.0,
+@click.option("--dp-epsilon", type=FiniteRange(0), default=0.0,
               help="Budget of user-level differential privacy, over all that went into the model; "
                    "0 for none.")
-@click.option("--dp-delta", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+@click.option("--dp-delta", type=FiniteRange(0, 1, min_open=True, max_open=True),
               default=1e-6, show_default=True, help="δ that goes with --dp-epsilon.")
-@click.option("--dp-clip", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+@click.option("--dp-clip", type=FiniteRange(0, min_open=True), default=1.0, show_default=True,
               help="Largest norm of what a user adds to a step of private training.")
-@click.option("--round-timeout", type=click.FloatRange(0, min_open=True), default=1800.0,
+@click.option("--round-timeout", type=FiniteRange(0, min_open=True), default=1800.0,
               show_default=True, metavar="SECONDS",
               help="A site that is silent for as long is left out of the round.")
-@click.option("--quorum", type=click.FloatRange(0, 1, min_open=True), default=0.5,
+@click.option("--quorum", type=FiniteRange(0, 1, min_open=True), default=0.5,
               show_default=True, help="Share of the sites without which no round is closed.")
 @click.option("--at-once", type=click.IntRange(0), default=0, metavar="SITES",
               help="So many sites at most are at work at a time, the others wait for their turn; 0 "
@@ -49,22 +49,22 @@ if TYPE_CHECKING:
               show_default=True,
               help="Sum the sites' changes up under masks or encrypted (CKKS), so that the server "
                    "learns the sum alone.")
-@click.option("--secure-rows", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+@click.option("--secure-rows", type=FiniteRange(0, 1, min_open=True), default=1.0,
               show_default=True,
               help="Share of each table's rows that a secure sum is of, others each round.")
 @click.option("--compression", type=click.Choice(["none", "rows", "int8", "signs", "topk", "auto"]),
               default="none", show_default=True,
               help="What crosses of a change: all, the rows that changed, these as int8 or "
               "as signs, or the largest elements; auto takes the mildest that stays in the budget.")
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1,
+@click.option("--share", type=FiniteRange(0, 1, min_open=True), default=0.1,
               show_default=True, help="Share of the changed elements that topk sends.")
-@click.option("--budget-bytes", type=click.FloatRange(0, min_open=True), metavar="BYTES",
+@click.option("--budget-bytes", type=FiniteRange(0, min_open=True), metavar="BYTES",
               help="Most that the whole run may move (with --compression auto).")
-@click.option("--budget-seconds", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+@click.option("--budget-seconds", type=FiniteRange(0, min_open=True), metavar="SECONDS",
               help="Longest that the whole run may take.")
-@click.option("--budget-cost", type=click.FloatRange(0, min_open=True), metavar="USD",
+@click.option("--budget-cost", type=FiniteRange(0, min_open=True), metavar="USD",
               help="Most that the run's egress may cost.")
-@click.option("--bandwidth", type=click.FloatRange(0, min_open=True), metavar="MBIT",
+@click.option("--bandwidth", type=FiniteRange(0, min_open=True), metavar="MBIT",
               help="Mbit/s to each site, as hybrid link status tells; else as earlier rounds went.")
 @prices_option
 @click.option("--dry-run", is_flag=True, help="Show what the run would take, and stop.")

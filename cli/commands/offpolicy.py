@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cli.application import Application
-from cli.options import json_option
+from cli.options import FiniteRange, json_option
 
 
 @click.command()
@@ -16,7 +16,7 @@ from cli.options import json_option
               help="New policy: the one that wrote this log, to check the estimates by its clicks.")
 @click.option("--uniform", is_flag=True, help="New policy: every item with the same probability.")
 @click.option("--confidence", default=0.95, show_default=True,
-              type=click.FloatRange(0, 1, min_open=True, max_open=True),
+              type=FiniteRange(0, 1, min_open=True, max_open=True),
               help="Of the intervals.")
 @click.option("--resamples", default=1000, show_default=True, type=click.IntRange(2),
               help="Resamples of the bootstrap.")

@@ -220,6 +220,8 @@ def test_clicks_are_recorded_for_the_trial_that_is_on(environment, trial, capsys
         (["--canary", "5%", "--shadow"], "--canary and --shadow exclude each other"),
         (["candidate", "--abort"], "--abort takes no MODEL: it knows which one"),
         (["--canary", "5%", "--margin", "0"], "Invalid value for '--margin'"),
+        (["--canary", "5%", "--margin", "nan"], "'--margin': nan is not a finite number"),
+        (["--canary", "5%", "--slow-after", "inf"], "'--slow-after': inf is not a finite number"),
         (["candidate", "--kind", "search"], "--kind goes with --rollback"),
     ],
 )

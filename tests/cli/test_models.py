@@ -172,6 +172,12 @@ def test_gc_tells_what_goes_and_removes_it(models, capsys, environment) -> None:
     assert asks(capsys, "verify")[0]["problem"] is None
 
 
+@pytest.mark.parametrize("days", ["nan", "inf", "-1", "1e300"])
+def test_gc_keeps_for_a_number_of_days(models, capsys, days) -> None:
+    code, _, error = ends(capsys, "models", "gc", "--keep-days", days)
+    assert code == 2 and "Invalid value for '--keep-days'" in error
+
+
 def test_replicate_drill_restore(models, capsys, environment, tmp_path) -> None:
     asks(capsys, "promote", models[1], "production")
     replica = str(tmp_path / "replica")
