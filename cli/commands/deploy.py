@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from cli.application import Application
 from cli.options import FiniteRange, environment_option, json_option
@@ -93,6 +94,8 @@ def deploy(
     }.items() if given]  # fmt: skip
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} exclude each other.")
+    if canary is None and not shadow:
+        _refuse_what_only_a_trial_has()
     if model and chosen and chosen[0] not in ("--canary", "--shadow", "--edge"):
         raise click.UsageError(f"{chosen[0]} takes no MODEL: it knows which one.")
     if kind != RECOMMEND and not rollback:
@@ -132,6 +135,15 @@ def deploy(
         _tell(app, as_json, None, f"Model {trial.model} was taken back; no user is sent to it.")
     else:
         _tell(app, as_json, deployed, _sentence(deployed))
+
+
+def _refuse_what_only_a_trial_has() -> None:
+    """Without a trial these options would be passed over, and everybody get the model at once."""
+    ctx = click.get_current_context()
+    for name in ("detach", "margin", "slow_after", "click_window"):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} goes with --canary or --shadow.")
 
 
 def _bundle(app: Application, target, reference: str, file: Path, as_json: bool) -> None:

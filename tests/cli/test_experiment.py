@@ -222,6 +222,9 @@ def test_clicks_are_recorded_for_the_trial_that_is_on(environment, trial, capsys
         (["--canary", "5%", "--margin", "0"], "Invalid value for '--margin'"),
         (["--canary", "5%", "--margin", "nan"], "'--margin': nan is not a finite number"),
         (["--canary", "5%", "--slow-after", "inf"], "'--slow-after': inf is not a finite number"),
+        (["--detach"], "--detach goes with --canary or --shadow"),
+        (["candidate", "--margin", "2"], "--margin goes with --canary or --shadow"),
+        (["--watch", "--slow-after", "1"], "--slow-after goes with --canary or --shadow"),
         (["candidate", "--kind", "search"], "--kind goes with --rollback"),
     ],
 )
