@@ -51,7 +51,7 @@ def list_models(app: Application, environment: str, as_json: bool) -> None:
                 short_digest(record.digest),
                 record.lineage.get("made_by", ""),
                 ", ".join(record.channels),
-                f"{record.lineage.get('metrics', {}).get('NDCG@10', float('nan')):.4f}",
+                _ndcg(record.lineage),
                 f"{record.size / 1e6:.1f}",
                 f"{record.created:%Y-%m-%d %H:%M}",
             ]
@@ -232,6 +232,13 @@ def lineage(
         from cli.lineage import as_tree
 
         app.show_tree(as_tree(graph))
+
+
+def _ndcg(lineage: dict[str, Any]) -> str:
+    """Nothing for a model that was not measured so; whoever stored it wrote what they liked."""
+    metrics = lineage.get("metrics")
+    value = metrics.get("NDCG@10") if isinstance(metrics, dict) else None
+    return f"{value:.4f}" if isinstance(value, float) else ""
 
 
 def _brief(value: Any) -> str:

@@ -68,6 +68,16 @@ def test_list_shows_the_channels(models, capsys) -> None:
     assert "0.2500" in ends(capsys, "models", "list")[1]
 
 
+@pytest.mark.parametrize("metrics", [{"RMSE": 0.9}, {"NDCG@10": None}, "none", None])
+def test_list_leaves_open_what_a_model_was_not_measured_by(
+    models, capsys, environment, tmp_path, metrics
+) -> None:
+    environment_store(environment).put(tmp_path / "one", lineage={"metrics": metrics})
+    code, text, error = ends(capsys, "models", "list")
+    assert code == 0, error
+    assert len(asks(capsys, "list")) == 3 and "nan" not in text
+
+
 def test_diff_tells_files_settings_and_metrics(models, capsys) -> None:
     found = asks(capsys, "diff", *models)
     assert found["files"] == {
