@@ -146,6 +146,8 @@ def replicate(
 def restore(environment: Environment, address: str, progress: Progress) -> Replicated:
     """Bring back from a replica what the store lacks."""
     replica = Store(objects_at(environment, address), environment.signing_keys())
+    if not any(manifests(replica.objects)):
+        raise CommandError(f"There are no models at {address}: look whether the address is right.")
     return copy_to(replica, environment_store(environment).objects, progress)
 
 

@@ -188,6 +188,13 @@ def test_gc_keeps_for_a_number_of_days(models, capsys, days) -> None:
     assert code == 2 and "Invalid value for '--keep-days'" in error
 
 
+def test_nothing_comes_back_from_where_no_models_are(models, capsys, tmp_path) -> None:
+    typo = str(tmp_path / "replca")
+    code, text, error = ends(capsys, "models", "restore", typo)
+    assert (code, text) == (1, "") and f"There are no models at {typo}" in error
+    assert not Path(typo).exists()
+
+
 def test_replicate_drill_restore(models, capsys, environment, tmp_path) -> None:
     asks(capsys, "promote", models[1], "production")
     replica = str(tmp_path / "replica")
