@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cli.application import Progress
+from cli.deployment import kind_of_model
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.learning import environment_store, short_digest
+from cli.serving_client import channel_of
 from cli.stores import objects_at
 from model_store.card import CARD
 from model_store.check import Checked, check
@@ -86,10 +88,13 @@ def promote(
     ------
     StoreError
         The model is not signed, or the channel points elsewhere than expected or moves meanwhile.
+    CommandError
+        The channel says what is served, and that of models of another kind.
     """
     store = environment_store(environment)
     digest = store.resolve(reference)
     require_signed(store.objects, digest, store.keys)
+    _require_fits(store, digest, channel)
     before = store.channels().get(channel)
     store.move_channel(channel, digest, expected=store.resolve(expected) if expected else before)
     _note(environment, channel, digest, before)
@@ -183,6 +188,17 @@ def _replicas(environment: Environment, addresses: Iterable[str]) -> list[str]:
             exit_code=2,
         )
     return found
+
+
+def _require_fits(store: Store, digest: str, channel: str) -> None:
+    """Refuse what `hybrid up` and `hybrid deploy` could not put into service by the channel."""
+    if not channel.startswith("production"):
+        return
+    kind = kind_of_model(store, digest)
+    if (own := channel_of(kind)) != channel:
+        raise CommandError(
+            f"Model {short_digest(digest)} is a {kind} model: it goes to {own}, not to {channel}."
+        )
 
 
 def _note(environment: Environment, channel: str, digest: str, before: str | None) -> None:

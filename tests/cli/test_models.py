@@ -10,9 +10,11 @@ import pytest
 
 from cli.environment import Environment
 from cli.learning import environment_store, store_model
+from handlers.kinds import KINDS
 from model_store.store import Store
 from tests.cli.ended import ends
 
+SEARCH = next(kind for kind in KINDS if kind.name == "search")
 RECIPE = {"dimension": 16, "epochs": 3}
 
 
@@ -31,6 +33,8 @@ def models(environment: Environment, tmp_path: Path) -> list[str]:
         folder.mkdir()
         (folder / "weights.safetensors").write_text(text * 50)
         (folder / "items.json").write_text('["a"]')
+        for name in ("recipe.json", "metrics.json"):
+            (folder / name).write_text("{}")
         if text == "two":
             (folder / "encoder.onnx").write_text("graph")
         lineage = {
@@ -53,7 +57,10 @@ def test_show_tells_signer_files_and_card(models, capsys) -> None:
     found = asks(capsys, "show", models[1][7:15])
     assert found["digest"] == models[1] and found["signed_by"] and not found["problem"]
     names = [file["name"] for file in found["files"]]
-    assert names == ["card.md", "encoder.onnx", "items.json", "weights.safetensors"]
+    assert names == [
+        "card.md", "encoder.onnx", "items.json", "metrics.json", "recipe.json",
+        "weights.safetensors",
+    ]  # fmt: skip
     code, text, _ = ends(capsys, "models", "show", models[1])
     assert code == 0 and "signed by: " in text and "# Model card" in text
     assert f"Made from the model `{models[0]}`." in text
@@ -111,6 +118,26 @@ def test_promote_history_rollback(models, capsys, environment) -> None:
     assert ends(capsys, "models", "rollback")[0] == 1
     log = (environment.federation / "audit.jsonl").read_text().splitlines()
     assert [json.loads(line)["model"] for line in log] == [one, two, one]
+
+
+def test_a_channel_that_says_what_serves_takes_models_of_its_kind_only(
+    models, capsys, environment, tmp_path
+) -> None:
+    folder = tmp_path / "search"
+    folder.mkdir()
+    for name in SEARCH.files:
+        (folder / name).write_text("{}")
+    search = store_model(environment, folder, {})
+    for model, kind, channel, own in (
+        (search, "search", "production", "production-search"),
+        (models[0], "recommend", "production-search", "production"),
+    ):
+        code, _, error = ends(capsys, "models", "promote", model, channel)
+        sentence = f"is a {kind} model: it goes to {own}, not to {channel}."
+        assert code == 1 and sentence in error
+        assert model not in [move["model"] for move in asks(capsys, "history", channel)]
+        assert asks(capsys, "promote", model, own)["model"] == model
+        assert asks(capsys, "promote", model, "staging")["model"] == model
 
 
 def test_pull_fetches_into_a_new_folder(models, capsys, tmp_path) -> None:
