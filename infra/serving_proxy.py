@@ -125,6 +125,8 @@ def _render(proxy: ServingProxy, mark: str) -> str:
         "        proxy_read_timeout 60s;\n"
         "        proxy_next_upstream error non_idempotent;\n"
         "        proxy_intercept_errors on;\n"
+        # TorchServe adds one of its own that no log of ours knows.
+        "        proxy_hide_header X-Request-Id;\n"
         "        add_header X-Request-Id $request_id always;\n"
         f"        error_page {DIED} = @again;\n"
         f"        error_page {LEAVE} = @leaving;\n"

@@ -98,6 +98,7 @@ class Echo(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(answer)))
         if cause := self.headers.get("Fails-For"):
             self.send_header("X-Hybrid-Cause", cause)
+        self.send_header("X-Request-Id", "torchserves-own")
         self.send_header("Was-Of-Type", self.headers.get("Content-Type", ""))
         self.end_headers()
         self.wfile.write(answer)
