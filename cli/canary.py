@@ -28,40 +28,38 @@ def start(
 ) -> Trial:
     """Let a second version answer a share of the users, or get copies of requests for None.
 
-    The version is loaded and tested beside the one in production, and `canary` moves to it. Called
-    again with another share or other rules it goes on with those, and counts anew.
+    The version is loaded and tested beside the one of its kind in production, and `canary` moves to
+    it. Called again with another share or other rules it goes on with those, and counts anew.
 
     Raises
     ------
     CommandError
-        There is no proxy, nothing is in production, or another model is on trial.
+        There is no proxy, nothing of its kind is in production, or another model is on trial.
     ServingError, StoreError
         The model cannot be loaded or fails its test; all users stay where they are.
     """
     pid = _proxy_pid(environment)
-    store, client = environment_store(environment), serving_client(environment)
-    digest, production = store.resolve(reference), store.channels().get("production")
-    if (kind := deployment.kind_of_model(store, digest)) != RECOMMEND:
-        raise CommandError(
-            f"Model {short_digest(digest)} is a {kind} model, and a trial is of one that "
-            "recommends: hybrid deploy MODEL puts it into service for everybody."
-        )
+    store = environment_store(environment)
+    digest = store.resolve(reference)
+    kind = deployment.kind_of_model(store, digest)
+    client, channel = serving_client(environment, kind), channel_of(kind)
+    production = store.channels().get(channel)
     if production is None:
-        raise CommandError("Nothing is in production to compare with: hybrid deploy MODEL first.")
+        raise CommandError(f"Nothing is in {channel} to compare with: hybrid deploy MODEL first.")
     if digest == production:
-        raise CommandError(f"Model {short_digest(digest)} is in production already.")
+        raise CommandError(f"Model {short_digest(digest)} is in {channel} already.")
     on = trials.current(environment)
     if on is not None and on.model != digest:
         raise CommandError(trials.is_on(on))
     serving = client.serving()
     if serving is None or serving.digest != production or not serving.ready:
-        raise CommandError("The model in production does not answer: hybrid up.")
+        raise CommandError(f"The model in {channel} does not answer: hybrid up.")
     deployment.introduce(
         store, digest, client=client, folder=torchserve_folder(environment), progress=progress
     )
     if on is None or (on.share, on.rules, on.baseline) != (share, rules, production):
         store.move_channel("canary", digest)
-        before, on = on, trials.begin(environment, digest, production, share, rules)
+        before, on = on, trials.begin(environment, digest, production, share, rules, kind)
         if before is not None:
             trials.end(environment, before, "changed")
     progress(4, 5, "telling the proxy")
@@ -74,22 +72,22 @@ def promote(environment: Environment, progress: Progress) -> Deployed:
     """Put the version on trial into production for everybody; the old one stays loaded."""
     trial = _trial(environment)
     store = environment_store(environment)
-    found = store.channels().get("production")
+    found = store.channels().get(trial.channel)
     if found not in (trial.baseline, trial.model):
         raise CommandError(
-            f"Production moved to {short_digest(found)} since the trial began, which compared with "
-            f"{short_digest(trial.baseline)}: hybrid deploy --abort, then begin anew."
+            f"Channel {trial.channel} moved to {short_digest(found)} since the trial began, which "
+            f"compared with {short_digest(trial.baseline)}: hybrid deploy --abort, then begin anew."
         )
     done = deployment.deploy(
         store,
         trial.model,
-        client=serving_client(environment),
+        client=serving_client(environment, trial.kind),
         folder=torchserve_folder(environment),
         progress=progress,
     )
     _publish(environment, None, _proxy_pid(environment))
     trials.end(environment, trial, "promoted")
-    return deployed(environment, done)
+    return deployed(environment, done, trial.kind)
 
 
 def abort(environment: Environment, progress: Progress) -> Trial:
@@ -104,42 +102,41 @@ def abort(environment: Environment, progress: Progress) -> Trial:
     progress(1, 2, "letting calls end, unloading the version")
     # It took its last call; those that are under way end first.
     psutil.wait_procs(leaving, timeout=DRAIN_SECONDS)
-    serving_client(environment).unregister(trial.model)
+    serving_client(environment, trial.kind).unregister(trial.model)
     progress(2, 2, "done")
     return trial
 
 
-def mend(environment: Environment, progress: Progress) -> str | None:
+def mend(environment: Environment, progress: Progress) -> list[str]:
     """Let TorchServe and proxy serve what they shall, as after a crash of either.
 
     Returns
     -------
-    str or None
-        Digest of the model in production if TorchServe had to be given it again.
+    list
+        Digests of the models, in production and on trial, that TorchServe had to be given again.
 
     Raises
     ------
     ServingError, StoreError
-        The model in production or on trial cannot be loaded.
+        A model in production or on trial cannot be loaded.
     """
-    trial, client = trials.current(environment), serving_client(environment)
-    before = client.serving()
+    trial = trials.current(environment)
     store, folder = environment_store(environment), torchserve_folder(environment)
-    digest = deployment.restore(
-        store,
-        client=client,
-        folder=folder,
-        canary=trial.model if trial else None,
-        progress=progress,
-    )
-    channels = store.channels()
-    for kind in OTHER_KINDS:
-        if channel_of(kind) in channels:
-            beside = serving_client(environment, kind)
-            deployment.restore(store, client=beside, folder=folder, progress=progress)
+    channels, restored = store.channels(), []
+    for kind in (RECOMMEND, *OTHER_KINDS):
+        if channel_of(kind) not in channels:
+            continue
+        client = serving_client(environment, kind)
+        served = {(each.digest, each.default) for each in client.versions() if each.ready}
+        canary = trial.model if trial and trial.kind == kind else None
+        digest = deployment.restore(
+            store, client=client, folder=folder, canary=canary, progress=progress
+        )
+        shall = [(digest, True), (canary, False)] if canary else [(digest, True)]
+        restored += [model for model, default in shall if (model, default) not in served]
     if nginx_program() is not None:
         _publish(environment, trial, _proxy_pid(environment))
-    return digest if before is None or before.digest != digest else None
+    return restored
 
 
 def state(environment: Environment) -> dict[str, object] | None:
@@ -149,6 +146,8 @@ def state(environment: Environment) -> dict[str, object] | None:
         return None
     return {
         "model": trial.model,
+        "kind": trial.kind,
+        "channel": trial.channel,
         "share": trial.share,
         "name": trial.name,
         "problem": _problem(environment, trial),
@@ -163,7 +162,7 @@ def _problem(environment: Environment, trial: Trial) -> str | None:
     if found != serving_proxy.fingerprint(proxy):
         return "the proxy does not divide users by it"
     try:
-        versions = serving_client(environment).versions()
+        versions = serving_client(environment, trial.kind).versions()
     except ServingError:
         return "TorchServe does not answer"
     if not any(version.digest == trial.model and version.ready for version in versions):

@@ -119,7 +119,7 @@ def roll_back(store: Store, *, client: ServingClient, folder: Path) -> Deploymen
     channel = channel_of(client.kind)
     models = stack(store.history(channel))
     if len(models) < 2:
-        raise ServingError("No other model was in production before: there is none to go back to.")
+        raise ServingError(f"No other model was in {channel} before: there is none to go back to.")
     before, promoted = models[-2:]
     current = client.serving()
     introduce(store, before, client=client, folder=folder)

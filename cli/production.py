@@ -63,7 +63,7 @@ def torchserve_folder(environment: Environment) -> Path:
 def deploy(environment: Environment, reference: str, progress: Progress) -> Deployed:
     """Serve a stored model and move the channel of its kind to it; see `cli.deployment.deploy`.
 
-    Refused while a trial is on, where it recommends.
+    Refused while a trial of that kind is on.
     """
     store = environment_store(environment)
     kind = deployment.kind_of_model(store, store.resolve(reference))
@@ -76,7 +76,7 @@ def deploy(environment: Environment, reference: str, progress: Progress) -> Depl
 def roll_back(environment: Environment, kind: str = RECOMMEND) -> Deployed:
     """Serve the model of a kind before again; see `cli.deployment.roll_back`.
 
-    Refused while a trial is on, of those that recommend.
+    Refused while a trial of that kind is on.
     """
     client, store = _client_for_all(environment, kind), environment_store(environment)
     done = deployment.roll_back(store, client=client, folder=torchserve_folder(environment))
@@ -85,8 +85,7 @@ def roll_back(environment: Environment, kind: str = RECOMMEND) -> Deployed:
 
 def _client_for_all(environment: Environment, kind: str) -> ServingClient:
     """A client to change what all users are served by a kind."""
-    if kind == RECOMMEND:
-        trials.require_none(environment)
+    trials.require_none(environment, kind)
     return serving_client(environment, kind)
 
 

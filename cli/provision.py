@@ -37,7 +37,7 @@ class Provisioned:
     servers
         Local servers that were started or ended.
     restored
-        The model in production, if TorchServe had to be given it again.
+        Models in production and on trial that TorchServe had to be given again.
     seconds
         Wall time.
     findings
@@ -48,7 +48,7 @@ class Provisioned:
 
     layers: list[LayerResult]
     servers: list[str]
-    restored: str | None
+    restored: list[str]
     seconds: float
     findings: list[Finding] = field(default_factory=list)
     bundles: list[str] = field(default_factory=list)
@@ -86,7 +86,7 @@ def up(environment: Environment, progress: Progress, *, refresh: bool = False) -
     if not environment.is_local:
         engine.prepare()
         layers = engine.up(progress, refresh=refresh)
-        return Provisioned(layers, [], None, time.monotonic() - start, findings)
+        return Provisioned(layers, [], [], time.monotonic() - start, findings)
     supervisor = Supervisor(environment.folder)
     servers = LocalServers(environment)
     supervisor.configure(servers.all)
@@ -186,7 +186,7 @@ def down(
     if purge:
         shutil.rmtree(environment.folder)
     seconds = time.monotonic() - start
-    return Provisioned(layers, ended, None, seconds, bundles=bundles, bundles_left=left)
+    return Provisioned(layers, ended, [], seconds, bundles=bundles, bundles_left=left)
 
 
 def _emulators_lost_their_memory(

@@ -10,6 +10,7 @@ from pathlib import Path
 from cli.environment import Environment
 from cli.errors import CommandError
 from cli.files import write_text
+from cli.serving_client import RECOMMEND, channel_of
 from infra.serving_proxy import SecondVersion
 
 
@@ -43,13 +44,15 @@ class Trial:
     name
         Names its files; later trials sort after earlier ones.
     model, baseline
-        Digests of the new version and of the one in production.
+        Digests of the new version and of the one in production, which are of one kind.
     share
         Per cent of the users that the new version answers.
     rules
         What decides it.
     ended
         None while it is on, else how it ended: promoted, aborted, changed.
+    kind
+        What both do, such as `search`; users of other kinds' endpoints notice nothing.
     """
 
     name: str
@@ -58,6 +61,12 @@ class Trial:
     share: float | None
     rules: Rules
     ended: str | None = None
+    kind: str = RECOMMEND
+
+    @property
+    def channel(self) -> str:
+        """Where it goes if it is promoted."""
+        return channel_of(self.kind)
 
     @property
     def sharing(self) -> str:
@@ -66,11 +75,17 @@ class Trial:
 
 
 def begin(
-    environment: Environment, model: str, baseline: str, share: float | None, rules: Rules
+    environment: Environment,
+    model: str,
+    baseline: str,
+    share: float | None,
+    rules: Rules,
+    kind: str = RECOMMEND,
 ) -> Trial:
     """Record that a trial is on."""
     number = max((int(each.name[:4]) for each in trials(environment)), default=0) + 1
-    trial = Trial(f"{number:04d}-{model[7:19]}", model, baseline, share, rules)
+    name = f"{number:04d}-{model[7:19]}"
+    trial = Trial(name, model, baseline, share, rules, kind=kind)
     _write(environment, trial)
     return trial
 
@@ -86,18 +101,18 @@ def current(environment: Environment) -> Trial | None:
     return found[0] if found and found[0].ended is None else None
 
 
-def require_none(environment: Environment) -> None:
-    """Refuse what would change production under a trial."""
+def require_none(environment: Environment, kind: str) -> None:
+    """Refuse what would change the model of a kind in production under its trial."""
     trial = current(environment)
-    if trial is not None:
+    if trial is not None and trial.kind == kind:
         raise CommandError(is_on(trial))
 
 
 def is_on(trial: Trial) -> str:
     """A sentence for who must decide a trial first."""
     return (
-        f"Model {trial.model[7:19]} is on trial with {trial.sharing}: hybrid deploy --promote or "
-        "hybrid deploy --abort first."
+        f"Model {trial.model[7:19]} is on trial for {trial.channel} with {trial.sharing}: "
+        "hybrid deploy --promote or hybrid deploy --abort first."
     )
 
 
@@ -149,7 +164,7 @@ def second_version(environment: Environment, trial: Trial | None) -> SecondVersi
     if trial is None:
         return None
     log = requests_file(environment, trial)
-    return SecondVersion(trial.model.removeprefix("sha256:"), trial.share, str(log))
+    return SecondVersion(trial.model.removeprefix("sha256:"), trial.share, str(log), trial.kind)
 
 
 def _write(environment: Environment, trial: Trial) -> None:

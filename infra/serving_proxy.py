@@ -11,7 +11,6 @@ from hashlib import sha256
 
 from infra.fleet_proxy import temporary_paths
 
-MODEL_PATH = "/predictions/recommend"
 # While nginx's working directory has this file, each answer ends its connection: a client that sends
 # on one just as nginx closes it, to reload, would get none. LEAVE is a status of nobody's.
 LEAVING = "leaving"
@@ -37,11 +36,19 @@ class SecondVersion:
         requests to it and drops its answers.
     log
         File that gets a line of JSON for each request.
+    kind
+        What both do, the last part of their endpoint; requests to other endpoints stay as they are.
     """
 
     version: str
     share: float | None
     log: str
+    kind: str = "recommend"
+
+    @property
+    def path(self) -> str:
+        """Where both are asked."""
+        return f"/predictions/{self.kind}"
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ def _division(second: SecondVersion | None) -> str:
     """
     if second is None:
         return ""
-    logged = f"    map $uri $logged {{ {MODEL_PATH} 1; default 0; }}\n"
+    logged = f"    map $uri $logged {{ {second.path} 1; default 0; }}\n"
     if second.share is None:
         return logged + _log_format("production", "production") + _log_format("canary", "canary")
     return (
@@ -202,7 +209,7 @@ def _division(second: SecondVersion | None) -> str:
         f"        {second.share:.2f}% canary;\n"
         "        * production;\n"
         "    }\n"
-        f'    map "$arm $uri" $version {{ "canary {MODEL_PATH}" /{second.version}; default ""; }}\n'
+        f'    map "$arm $uri" $version {{ "canary {second.path}" /{second.version}; default ""; }}\n'
         f"{logged}"
         f"{_log_format('production', '$arm')}"
     )
@@ -224,10 +231,10 @@ def _shadow(second: SecondVersion | None) -> str:
     """Copies of requests go to the second version; nobody sees what it answers."""
     if second is None or second.share is not None:
         return ""
-    ask = f"proxy_pass http://torchserve{MODEL_PATH}/{second.version}$is_args$args;"
+    ask = f"proxy_pass http://torchserve{second.path}/{second.version}$is_args$args;"
     log = f'access_log "{second.log}" canary;'
     return (
-        f"        location = {MODEL_PATH} {{\n"
+        f"        location = {second.path} {{\n"
         f"            {LEAVE_HERE}\n"
         "            mirror /shadow;\n"
         "            proxy_pass http://torchserve$uri$is_args$args;\n"

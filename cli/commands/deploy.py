@@ -77,8 +77,8 @@ def deploy(
     for --rollback.
 
     With --canary the new version answers a share of the users, always the same ones, while errors,
-    slow answers and clicks of both versions are compared until it is shown no worse, and promoted,
-    or worse, and taken back. Ctrl-C leaves it at its share; the same command watches on.
+    slow answers and clicks of it and of the one of its kind in production are compared until it is
+    shown no worse, and promoted, or worse, and taken back. Ctrl-C leaves it at its share; the same command watches on.
 
     With --edge FILE is written, which `python FILE` serves without torch and TorchServe; it appears
     once it has given the model's own answers here. Nothing that serves is changed.
@@ -99,7 +99,7 @@ def deploy(
     if model and chosen and chosen[0] not in ("--canary", "--shadow", "--edge"):
         raise click.UsageError(f"{chosen[0]} takes no MODEL: it knows which one.")
     if kind != RECOMMEND and not rollback:
-        raise click.UsageError("--kind goes with --rollback; MODEL tells its own kind.")
+        raise click.UsageError("--kind goes with --rollback; a MODEL or a trial tells its own.")
     target = app.environment(environment)
     if edge is not None:
         _bundle(app, target, model or "candidate", edge, as_json)
@@ -124,7 +124,9 @@ def deploy(
                 rules = trials.Rules(margin / 100, slow_after, click_window)
                 trial = trial_of.start(target, model or "candidate", canary, rules, progress)
     if canary is not None or shadow:
-        click.echo(f"Model {trial.model} is on trial with {trial.sharing}.", err=as_json)
+        click.echo(
+            f"Model {trial.model} is on trial for {trial.channel} with {trial.sharing}.", err=as_json
+        )
         if not detach:
             _watch(app, target, trial, as_json)
         elif as_json:

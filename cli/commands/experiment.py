@@ -37,8 +37,8 @@ def show(app: Application, name: str | None, environment: str, as_json: bool) ->
                                        "verdict": verdict(found)})  # fmt: skip
         return
     click.echo(
-        f"{trial.name}: {trial.model} with {trial.sharing} against {trial.baseline}, "
-        f"{trial.ended or 'on'}"
+        f"{trial.name}: {trial.model} for {trial.channel} with {trial.sharing} against "
+        f"{trial.baseline}, {trial.ended or 'on'}"
     )
     app.show_table(
         ["rate", "production", "requests", "new", "requests", "difference, 95 %", "finding"],
@@ -70,8 +70,8 @@ def list_experiments(app: Application, environment: str, as_json: bool) -> None:
         app.show_json([asdict(trial) for trial in found])
         return
     app.show_table(
-        ["trial", "model", "share", "state"],
-        [[t.name, t.model[7:19], t.sharing, t.ended or "on"] for t in found],
+        ["trial", "model", "for", "share", "state"],
+        [[t.name, t.model[7:19], t.channel, t.sharing, t.ended or "on"] for t in found],
     )
 
 

@@ -40,4 +40,4 @@ def status(app: Application, environment: str, as_json: bool) -> None:
         trial = found["trial"]
         share = "copies of all requests" if trial["share"] is None else f"{trial['share']:g} %"
         problem = f", but {trial['problem']}: hybrid up" if trial["problem"] else ""
-        click.echo(f"On trial: {trial['model']} with {share}{problem}")
+        click.echo(f"On trial for {trial['channel']}: {trial['model']} with {share}{problem}")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import polars as pl
 import psutil
 import pytest
 import torch
@@ -37,6 +39,8 @@ from model_store.objects import OWN
 from recsys.artifact import save_model
 from recsys.model import SequentialRecommender
 from recsys.recipe import Recipe
+from recsys.search.ranker import save_search, train_search
+from recsys.search.towers import TowerRecipe
 from tests.federation.servers import free_port
 
 pytestmark = [
@@ -59,8 +63,8 @@ class Service:
     environment: Environment
     models: list[str]
 
-    def up(self) -> None:
-        """What `hybrid up` does for these servers."""
+    def up(self) -> list[str]:
+        """What `hybrid up` does for these servers; the models that it gave TorchServe again."""
         parts = [
             part
             for part in LocalServers(self.environment).services
@@ -70,7 +74,7 @@ class Service:
         supervisor.configure(parts)
         supervisor.start(parts)
         supervisor.wait(parts)
-        canary.mend(self.environment, quietly)
+        return canary.mend(self.environment, quietly)
 
     def write_model(self, seed: int) -> Path:
         torch.manual_seed(seed)
@@ -79,6 +83,12 @@ class Service:
         folder = self.environment.folder.parent / f"model-{seed}"
         return save_model(folder, model, recipe, ITEMS, {})
 
+    def write_search(self, seed: int) -> Path:
+        catalogue = pl.DataFrame({"item": ITEMS, "text": [f"kettle {item}" for item in ITEMS]})
+        recipe = TowerRecipe(dimension=8, buckets=64, epochs=1, seed=seed)
+        folder = self.environment.folder.parent / f"search-{seed}"
+        return save_search(folder, train_search(catalogue, recipe))
+
     def process(self, name: str) -> psutil.Process:
         states = Supervisor(self.environment.folder).states()
         return psutil.Process(next(state.pid for state in states if state.name == name))
@@ -86,10 +96,10 @@ class Service:
     def begin(self, model: str, share: float | None = 30.0, rules: Rules = Rules()) -> trials.Trial:
         return canary.start(self.environment, model, share, rules, quietly)
 
-    def answered_by(self) -> dict[str, str]:
-        """The model that answers each user."""
-        client = production.public_client(self.environment)
-        asked = {"history": ["item-1"], "k": 3}
+    def answered_by(self, kind: str = "recommend") -> dict[str, str]:
+        """The model of a kind that answers each user."""
+        client = production.public_client(self.environment, kind)
+        asked = {"query": "kettle"} if kind == "search" else {"history": ["item-1"], "k": 3}
         return {user: client.predict(asked, user=user)["model"] for user in USERS}
 
     @property
@@ -155,7 +165,7 @@ def test_a_canary_gets_its_share_of_users_and_a_larger_share_adds_some(service, 
     more = service.answered_by()
     assert {user for user in USERS if first[user] == new} < {u for u in USERS if more[u] == new}
     third = environment_store(service.environment).put(service.write_model(3), lineage={})
-    with pytest.raises(CommandError, match="on trial with 60 % of users"):
+    with pytest.raises(CommandError, match="on trial for production with 60 % of users"):
         service.begin(third)
 
 
@@ -170,7 +180,7 @@ def test_after_kills_of_both_servers_up_serves_the_same_share_again(service, old
     (worker,) = proxy.children()
     proxy.kill()
     proxy.wait(timeout=10)  # until it has ended the worker is still its child
-    service.up()
+    assert set(service.up()) == {old, new}
     # It went on without its main process, and would have kept the port from the next one.
     assert not worker.is_running()
     assert canary.state(service.environment)["problem"] is None
@@ -499,3 +509,48 @@ def test_a_workers_memory_is_bounded_and_nothing_but_the_proxy_faces_users(servi
     public = service.url.removesuffix("/predictions/recommend")
     for path in ("/models", "/metrics", "/models/recommend/all"):
         assert httpx.get(public + path).status_code == 403
+
+
+def test_a_search_model_is_tried_beside_the_one_that_searches(service, old) -> None:
+    environment, store = service.environment, environment_store(service.environment)
+    first, second = (store.put(service.write_search(seed), lineage={}) for seed in (1, 2))
+    with pytest.raises(CommandError, match="Nothing is in production-search to compare with"):
+        service.begin(second)
+    production.deploy(environment, first, quietly)
+    trial = service.begin(second, 50.0, Rules(click_window=60))
+    before = service.answered_by("search")
+    assert set(before.values()) == {first, second}
+    assert set(service.answered_by().values()) == {old}
+
+    # Who names no user is told from others by address, and keeps to a version too.
+    url = service.url.replace("recommend", "search")
+    answers = [httpx.post(url, json={"query": "kettle"}) for _ in range(5)]
+    assert len({answer.json()["model"] for answer in answers}) == 1
+    clicked = trials.record_clicks(environment, (answers[0].headers["X-Request-Id"],))
+    errors, _, clicks = compare(environment, clicked, now=time.time() + 61)
+    for each in (errors, clicks):
+        assert each.production.requests + each.canary.requests == len(USERS) + 5
+    assert clicks.production.rate + clicks.canary.rate > 0 == errors.canary.rate
+
+    with pytest.raises(CommandError, match="is on trial for production-search with 50 % of users"):
+        production.roll_back(environment, "search")
+    assert not production.deploy(environment, old, quietly).changed  # of another kind: allowed
+    production.serving_client(environment, "search").unregister(second)
+    assert canary.state(environment)["problem"] == "TorchServe has not loaded it"
+    assert canary.mend(environment, quietly) == [second]
+    assert canary.mend(environment, quietly) == []
+    assert canary.state(environment)["problem"] is None
+    assert service.answered_by("search") == before
+
+    promoted = canary.promote(environment, quietly)
+    assert (promoted.digest, promoted.previous, promoted.address) == (second, first, url)
+    assert set(service.answered_by("search").values()) == {second}
+    assert production.roll_back(environment, "search").digest == first
+    assert set(service.answered_by("search").values()) == {first}
+    service.begin(second, None)
+    assert set(service.answered_by("search").values()) == {first}
+    assert canary.abort(environment, quietly).model == second
+    channels = store.channels()
+    assert (channels["production"], channels["production-search"]) == (old, first)
+    versions = production.serving_client(environment, "search").versions()
+    assert [(version.digest, version.default) for version in versions] == [(first, True)]

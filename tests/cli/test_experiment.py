@@ -200,6 +200,19 @@ def test_show_prints_both_versions_with_intervals(environment, trial, capsys) ->
     assert shown["rates"][0]["low"] > 0.02
     code, text, _ = ends(capsys, "experiment", "list", "--json")
     assert [each["name"] for each in json.loads(text)] == [trial.name]
+    trials.begin(environment, NEW, OLD, 20.0, Rules(), "click")
+    assert f"{NEW} for production-click with 20 %" in ends(capsys, "experiment", "show")[1]
+    assert ends(capsys, "experiment", "list")[1].count("production-click") == 1
+
+
+def test_a_trial_from_before_other_kinds_were_tried_is_of_a_recommender(
+    environment, trial
+) -> None:
+    file = environment.folder / "experiments" / f"{trial.name}.json"
+    fields = json.loads(file.read_text())
+    del fields["kind"]
+    file.write_text(json.dumps(fields))
+    assert trials.current(environment) == trial and trial.channel == "production"
 
 
 def test_clicks_are_recorded_for_the_trial_that_is_on(environment, trial, capsys) -> None:
@@ -242,7 +255,18 @@ def test_deploying_under_a_trial_is_refused(environment, trial, tmp_path, capsys
     for arguments in (["candidate"], ["--rollback"]):
         code, _, error = ends(capsys, "deploy", *arguments)
         assert code == 1
-        assert "bbbbbbbbbbbb is on trial with 20 % of users: hybrid deploy --promote or" in error
+        told = "bbbbbbbbbbbb is on trial for production with 20 % of users: hybrid deploy --promote or"
+        assert told in error
+
+
+def test_a_trial_keeps_only_its_own_kind_from_being_deployed(environment, trial, capsys) -> None:
+    trials.end(environment, trial, "aborted")
+    trials.begin(environment, NEW, OLD, 20.0, Rules(), "search")
+    code, _, error = ends(capsys, "deploy", "--rollback", "--kind", "search")
+    assert code == 1 and "bbbbbbbbbbbb is on trial for production-search with 20 %" in error
+    for kind in ("recommend", "rating"):
+        code, _, error = ends(capsys, "deploy", "--rollback", "--kind", kind)
+        assert code == 1 and "there is none to go back to" in error
 
 
 def test_without_a_trial_there_is_nothing_to_decide(environment, capsys) -> None:
@@ -259,8 +283,10 @@ def test_status_tells_of_a_trial_whose_servers_are_gone(environment, trial, caps
     own.parent.mkdir(exist_ok=True)
     own.write_text(yaml.safe_dump(settings))
     code, text, _ = ends(capsys, "status")
-    told = f"On trial: {NEW} with 20 %, but the proxy does not answer: hybrid up"
+    told = f"On trial for production: {NEW} with 20 %, but the proxy does not answer: hybrid up"
     assert code == 0 and told in text
+    trials.begin(environment, NEW, OLD, 20.0, Rules(), "search")
+    assert f"On trial for production-search: {NEW} with 20 %" in ends(capsys, "status")[1]
 
 
 def test_a_second_deploy_at_the_same_time_is_refused(environment, trial, capsys) -> None:

@@ -16,7 +16,7 @@ from cli import nginx as nginx_module
 from cli import serving_proxy
 from cli.environment import Environment
 from cli.nginx import nginx_program
-from infra.serving_proxy import LEAVING, MODEL_PATH, ServingProxy, fingerprint
+from infra.serving_proxy import LEAVING, ServingProxy, fingerprint
 from stacks.settings import SHIPPED, load_settings
 
 pytestmark = pytest.mark.skipif(nginx_program() is None, reason="nginx is not installed")
@@ -60,7 +60,7 @@ def connection_after(proxy: ServingProxy) -> Iterator[Callable[[], str]]:
     connection = http.client.HTTPConnection(*proxy.listen.split(":"), timeout=20)
 
     def ask() -> str:
-        connection.request("POST", MODEL_PATH, b"{}")
+        connection.request("POST", "/predictions/recommend", b"{}")
         answer = connection.getresponse()
         answer.read()
         return answer.headers["Connection"]

@@ -20,13 +20,13 @@ from cli.nginx import nginx_command, nginx_program, reload_nginx
 from infra.serving_proxy import (
     FINGERPRINT_PATH,
     LEAVING,
-    MODEL_PATH,
     SecondVersion,
     ServingProxy,
     fingerprint,
     serving_configuration,
 )
 
+MODEL_PATH = "/predictions/recommend"
 GOLDEN = Path(__file__).parent / "golden"
 NEW = "ab" * 32
 PROXY = ServingProxy("127.0.0.1:18652", 18650, "/var/lib/hybrid/serving")
@@ -150,9 +150,9 @@ class Nginx:
         reload_nginx(self.process.pid, "serving")
         assert self.get(FINGERPRINT_PATH).text == fingerprint(proxy)
 
-    def share(self, share: float | None) -> None:
+    def share(self, share: float | None, kind: str = "recommend") -> None:
         self.log.unlink(missing_ok=True)
-        self.use(second=SecondVersion(NEW, share, str(self.log)))
+        self.use(second=SecondVersion(NEW, share, str(self.log), kind))
 
     def lines(self, number: int, log: Path | None = None) -> list[dict]:
         """A log once it has so many lines; nginx writes one after it has answered."""
@@ -345,3 +345,19 @@ def test_a_shadow_gets_copies_and_its_failures_reach_nobody(nginx: Nginx) -> Non
     assert nginx.ask().status_code == 200
     assert sorted(line["status"] for line in nginx.lines(4)) == [200, 200, 200, 500]
     assert nginx.ask(path="/shadow").status_code == 404
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("share", "asked"),
+    [(100, [f"/predictions/search/{NEW}"]),
+     (None, ["/predictions/search", f"/predictions/search/{NEW}"])],
+)  # fmt: skip
+def test_a_trial_divides_and_copies_requests_of_its_own_kind_alone(
+    nginx: Nginx, share: float | None, asked: list[str]
+) -> None:
+    nginx.share(share, "search")
+    for path in (MODEL_PATH, MODEL_PATH, "/predictions/search"):
+        assert nginx.ask(path=path).status_code == 200
+    assert len(nginx.lines(len(asked))) == len(asked)
+    assert sorted(nginx.upstream.paths) == [MODEL_PATH, MODEL_PATH, *asked]
