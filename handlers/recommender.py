@@ -13,7 +13,7 @@ from handlers.errors import BadRequest, UnknownItem
 from handlers.requests import MOST_ITEMS, RecommendRequest, SimilarRequest, VectorRequest, Where
 from handlers.stopwatch import Stopwatch
 from recsys.diversity import diversified
-from recsys.exact import barred, best_of
+from recsys.exact import barred, best_of, parts_of
 from recsys.filters import Attributes, ItemFilters
 from recsys.portable import is_portable, open_portable
 from recsys.ranking import Ranker
@@ -21,8 +21,6 @@ from recsys.ranking import Ranker
 if TYPE_CHECKING:
     from recsys.index import CosineIndex
 
-# Items whose vectors are multiplied at once.
-PART = 65536
 # Users of one event, of whom it is asked what anybody would like, and scores held for that.
 COLD_SAMPLE, COLD_SCORES = 1024, 64_000_000
 # Diversity chooses among so many times the items wanted, but no more than `MOST_ITEMS`.
@@ -288,9 +286,8 @@ class Recommender:
             return np.maximum(np.log(chance / len(firsts)), np.float32(-1e30))
 
     def _parts(self) -> Iterator[np.ndarray]:
-        """float[up to PART, d]: all items' vectors, in order."""
-        for start in range(0, len(self.items), PART):
-            yield self.runtime.index.rows(np.arange(start, min(start + PART, len(self.items))))
+        """float[some, d]: all items' vectors, in order."""
+        return parts_of(self.runtime.index, len(self.items))
 
 
 def _candidates(request: RecommendRequest) -> int:

@@ -5,6 +5,7 @@ Where a model is served without torch, this and `recsys.ranking` are all that se
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 Found = tuple[np.ndarray, np.ndarray]
 # Neighbouring scores of which only the largest is looked at first.
 BLOCK = 64
+# Items whose vectors are made at once.
+PART = 65536
 
 
 class Index(Protocol):
@@ -52,6 +55,12 @@ class ExactIndex:
 
     def rows(self, items: np.ndarray) -> np.ndarray:
         return self.table[items]
+
+
+def parts_of(index: Index, items: int) -> Iterator[np.ndarray]:
+    """float[up to PART, d]: the vectors of all items of an index, in order."""
+    for start in range(0, items, PART):
+        yield index.rows(np.arange(start, min(start + PART, items)))
 
 
 def best_of(scores: np.ndarray, k: int) -> Found:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recsys.accelerate.quantise import LARGEST, QuantisedTable, int8_product
 from recsys.errors import RecsysError
-from recsys.exact import ExactIndex, Found, Index, barred, best_of
+from recsys.exact import ExactIndex, Found, Index, barred, best_of, parts_of
 from recsys.files import write_atomically
 
 # Up to here the exact product takes about a millisecond, which no approximation is worth.
@@ -39,8 +39,6 @@ SAMPLE, POINTS = 2000, 40
 SPREAD = 5.0
 # Clusters that are visited in any case: so many, and one in so many of the most that may be.
 FIRST, OF_MOST = 16, 16
-# Unit vectors that are made at once.
-PART = 65536
 # How many of the best items `scores` tells apart where an index does not see all.
 REACH = 1000
 
@@ -315,13 +313,13 @@ class CosineIndex:
 
     def __init__(self, index: Index, norms: np.ndarray) -> None:
         self._rows, self._norms = index.rows, norms
-        largest = max(np.abs(unit).max() for unit in self._units())
+        largest = max(np.abs(unit).max() for unit in _units(index, norms))
         self._scale = np.float32(LARGEST / largest)
         width = self._rows(np.zeros(1, dtype=np.int64)).shape[1]
         self._codes = faiss.IndexScalarQuantizer(
             width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
         )
-        for unit in self._units():
+        for unit in _units(index, norms):
             self._codes.add(np.rint(unit * self._scale))
 
     def search(self, items: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
@@ -347,10 +345,13 @@ class CosineIndex:
         """float[..., d] unit vectors of int64[...] items."""
         return self._rows(items) / self._norms[items][..., None]
 
-    def _units(self) -> Iterator[np.ndarray]:
-        """float[some, d]: all items' unit vectors, in order."""
-        for part in np.array_split(np.arange(len(self._norms)), -(-len(self._norms) // PART)):
-            yield self._unit(part)
+
+def _units(index: Index, norms: np.ndarray) -> Iterator[np.ndarray]:
+    """float[some, d]: all items' unit vectors, in order."""
+    start = 0
+    for rows in parts_of(index, len(norms)):
+        yield rows / norms[start : start + len(rows), None]
+        start += len(rows)
 
 
 def _score_space(table: Tensor, states: Tensor) -> tuple[np.ndarray, np.ndarray]:
