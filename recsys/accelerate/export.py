@@ -1,9 +1,10 @@
-"""The sequence encoder as an ONNX graph, checked against torch when it is made.
+"""The sequence encoder, and all of a lone request, as ONNX graphs, checked against torch.
 
 The graph is written node by node from the weights: that takes milliseconds, where tracing the model
 takes many seconds, so that every model can be served by ONNX Runtime, and it can leave out what no
 trace leaves out. Only the state after the last event is asked for, so the last block computes
-queries and feed-forward for that event alone.
+queries and feed-forward for that event alone. A history that is not one of several needs neither an
+axis for the others nor a mask of what stands behind its end.
 """
 
 from __future__ import annotations
@@ -67,7 +68,17 @@ def encoder_graph(model: SequentialRecommender) -> bytes:
     What stands behind a sequence's end does not count. The item table stays out of the graph, whose
     size does not grow with the catalogue.
     """
-    return _Graph(model).build()
+    return _Graph(model, axes=1).encoder()
+
+
+def lone_graph(model: SequentialRecommender, table: np.ndarray) -> bytes:
+    """An ONNX model from one history to its best items, by the float32[items, d] `table` of a model.
+
+    ``items`` are int64[length], 1 to the model's. ``values`` float[1, k] and ``found`` int64[1, k]
+    are the ``k`` best, after float[1, 1] ``added`` was added to the scores of the items int64[1, n]
+    ``had``, none of them twice; ``states`` float[1, d] is what was scored.
+    """
+    return _Graph(model, axes=0).lone(table)
 
 
 @torch.inference_mode()
@@ -96,24 +107,23 @@ def check_encoder(
 
 
 class _Graph:
-    """The graph as far as it is written: its nodes and constants, each with a name of its own."""
+    """The graph as far as it is written: its nodes and constants, each with a name of its own.
 
-    def __init__(self, model: SequentialRecommender) -> None:
-        self.model = model
+    Events are float[length, d], or with one of `axes` before these float[batch, length, d].
+    """
+
+    def __init__(self, model: SequentialRecommender, axes: int) -> None:
+        self.model, self.axes = model, axes
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
 
-    def build(self) -> bytes:
+    def encoder(self) -> bytes:
+        """See `encoder_graph`."""
         model, d = self.model, self.model.item_embedding.embedding_dim
         # One more axis than the batch, so that the last events are still sequences, of length 1.
         last = self.op("Sub", self.op("Unsqueeze", "lengths", self.ints(1, 2)), self.ints(1))
         length = self.op("Shape", "events", start=1, end=2)
-        positions = self.slice(self.weights(model.position_embedding.weight), length, axis=0)
-        x = self.op("Add", "events", positions)
-        for block in model.blocks[:-1]:
-            ahead = np.triu(np.full((model.length, model.length), UNSEEN), 1)
-            mask = self.slice(self.slice(self.constant(ahead), length, axis=0), length, axis=1)
-            x = self.block(block, x, x, mask)
+        x = self.seen_by_all("events", length)
         places = self.slice(self.constant(np.arange(model.length)), length, axis=0)
         # [batch, heads, queries, keys]
         ended = self.op("Greater", places, self.op("Unsqueeze", last, self.ints(3)))
@@ -125,39 +135,90 @@ class _Graph:
             x_last = self.block(block, x_last, x, mask)
         states = self.op("Squeeze", self.norm(model.norm, x_last), self.ints(1))
         self.nodes.append(helper.make_node("Identity", [states], ["states"]))
-        graph = helper.make_graph(
-            self.nodes,
+        value = helper.make_tensor_value_info
+        return self.written(
             "encoder",
             [
-                helper.make_tensor_value_info("events", TensorProto.FLOAT, ["batch", "length", d]),
-                helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]),
+                value("events", TensorProto.FLOAT, ["batch", "length", d]),
+                value("lengths", TensorProto.INT64, ["batch"]),
             ],
-            [helper.make_tensor_value_info("states", TensorProto.FLOAT, ["batch", d])],
-            self.constants,
+            [value("states", TensorProto.FLOAT, ["batch", d])],
         )
+
+    def lone(self, table: np.ndarray) -> bytes:
+        """See `lone_graph`."""
+        vectors = self.constant(table)
+        x = self.seen_by_all(self.op("Gather", vectors, "items"), self.op("Shape", "items"))
+        end = self.ints(np.iinfo(np.int64).max)
+        x_last = self.op("Slice", x, self.ints(-1), end, self.ints(0))
+        for block in self.model.blocks[-1:]:
+            x_last = self.block(block, x_last, x, None)
+        states = self.norm(self.model.norm, x_last)
+        scores = self.op("Gemm", states, vectors, transB=1)
+        added = self.op("Expand", "added", self.op("Shape", "had"))
+        ranked = self.op("ScatterElements", scores, "had", added, axis=1, reduction="add")
+        self.nodes.append(helper.make_node("TopK", [ranked, "k"], ["values", "found"]))
+        self.nodes.append(helper.make_node("Identity", [states], ["states"]))
+        value = helper.make_tensor_value_info
+        return self.written(
+            "recommend",
+            [
+                value("items", TensorProto.INT64, ["length"]),
+                value("had", TensorProto.INT64, [1, "had"]),
+                value("added", TensorProto.FLOAT, [1, 1]),
+                value("k", TensorProto.INT64, [1]),
+            ],
+            [
+                value("values", TensorProto.FLOAT, [1, "k"]),
+                value("found", TensorProto.INT64, [1, "k"]),
+                value("states", TensorProto.FLOAT, [1, table.shape[1]]),
+            ],
+        )
+
+    def written(
+        self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
+    ) -> bytes:
+        """The whole, checked."""
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.constants)
         opsets = [helper.make_opsetid("", OPSET)]
         whole = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         onnx.checker.check_model(whole)
         return whole.SerializeToString(deterministic=True)
 
-    def block(self, block: Block, asking: str, asked: str, mask: str) -> str:
+    def seen_by_all(self, events: str, length: str) -> str:
+        """What all blocks but the last one make of events, each of which sees those up to it."""
+        model = self.model
+        positions = self.slice(self.weights(model.position_embedding.weight), length, axis=0)
+        x = self.op("Add", events, positions)
+        for block in model.blocks[:-1]:
+            ahead = np.triu(np.full((model.length, model.length), UNSEEN), 1)
+            mask = self.slice(self.slice(self.constant(ahead), length, axis=0), length, axis=1)
+            x = self.block(block, x, x, mask)
+        return x
+
+    def block(self, block: Block, asking: str, asked: str, mask: str | None) -> str:
         """What `recsys.model.Block` makes of `asking`, whose events look at those of `asked`."""
         weights = block.query_key_value.weight.detach().chunk(3)
         biases = block.query_key_value.bias.detach().chunk(3)
         width = len(biases[0]) // block.heads
         query, keys = (self.norm(block.attention_norm, x) for x in (asking, asked))
 
-        def heads(x: str, part: int, scale: float, order: list[int]) -> str:
-            projected = self.affine(x, scale * weights[part], scale * biases[part])
-            parted = self.op("Reshape", projected, self.ints(0, -1, block.heads, width))
-            return self.op("Transpose", parted, perm=order)
+        before = (0,) * self.axes  # as `Reshape` says "as it is"
 
-        q = heads(query, 0, width**-0.5, [0, 2, 1, 3])
-        k = heads(keys, 1, 1.0, [0, 2, 3, 1])
-        v = heads(keys, 2, 1.0, [0, 2, 1, 3])
-        share = self.op("Softmax", self.op("Add", self.op("MatMul", q, k), mask), axis=-1)
-        attended = self.op("Transpose", self.op("MatMul", share, v), perm=[0, 2, 1, 3])
-        joined = self.op("Reshape", attended, self.ints(0, -1, block.heads * width))
+        def heads(x: str, part: int, scale: float, order: tuple[int, int, int]) -> str:
+            projected = self.affine(x, scale * weights[part], scale * biases[part])
+            parted = self.op("Reshape", projected, self.ints(*before, -1, block.heads, width))
+            return self.transposed(parted, order)
+
+        q = heads(query, 0, width**-0.5, (1, 0, 2))
+        k = heads(keys, 1, 1.0, (1, 2, 0))
+        v = heads(keys, 2, 1.0, (1, 0, 2))
+        near = self.op("MatMul", q, k)
+        if mask is not None:
+            near = self.op("Add", near, mask)
+        attended = self.op("MatMul", self.op("Softmax", near, axis=-1), v)
+        attended = self.transposed(attended, (1, 0, 2))
+        joined = self.op("Reshape", attended, self.ints(*before, -1, block.heads * width))
         x = self.op("Add", asking, self.linear(block.attention_output, joined))
         first, _, second = block.feed_forward
         hidden = self.op("Gelu", self.linear(first, self.norm(block.feed_forward_norm, x)))
@@ -173,6 +234,11 @@ class _Graph:
     def affine(self, x: str, weight: Tensor, bias: Tensor) -> str:
         product = self.op("MatMul", x, self.weights(weight.T.contiguous()))
         return self.op("Add", product, self.weights(bias))
+
+    def transposed(self, x: str, order: tuple[int, int, int]) -> str:
+        """With the last three axes in another order."""
+        perm = [*range(self.axes), *(self.axes + axis for axis in order)]
+        return self.op("Transpose", x, perm=perm)
 
     def slice(self, x: str, end: str, axis: int) -> str:
         return self.op("Slice", x, self.ints(0), end, self.ints(axis))

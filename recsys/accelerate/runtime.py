@@ -100,10 +100,11 @@ def open_runtime(
         encode = torch_encoder(model)
     else:
         encode = _exported(model, index)
-    return Ranker(encode, index, bias, model.length, one_step_of(encode, index, bias)), loaded.items
+    one_step = one_step_of(model, encode, index)
+    return Ranker(encode, index, bias, model.length, one_step), loaded.items
 
 
-def one_step_of(encode: Encoder, index: Index, seen_bias: float) -> OneStep | None:
+def one_step_of(model: SequentialRecommender, encode: Encoder, index: Index) -> OneStep | None:
     """All of a lone request in one graph, where ONNX Runtime encodes and all items are scored.
 
     A vector that is no numbers would go unnoticed in the graph, so that then there is none.
@@ -112,7 +113,11 @@ def one_step_of(encode: Encoder, index: Index, seen_bias: float) -> OneStep | No
         return None
     if not np.isfinite(index.table).all():
         return None
-    return OneStep(encode, index.table, seen_bias)
+    try:
+        return OneStep(model, index.table)
+    except Exception as error:  # as in `_exported`
+        logging.warning("Lone requests are answered step by step: %s", error)
+        return None
 
 
 def torch_encoder(model: SequentialRecommender) -> Encoder:

@@ -6,10 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from recsys.accelerate import one_step
+from recsys.accelerate.export import lone_graph
+from recsys.accelerate.one_step import OneStep
 from recsys.accelerate.runtime import one_step_of, open_runtime
+from recsys.artifact import load_model
+from recsys.errors import RecsysError
 from recsys.exact import ExactIndex
+from recsys.model import SequentialRecommender
 from recsys.ranking import Ranker
+from recsys.recipe import Recipe
 
 
 @pytest.fixture
@@ -34,12 +42,32 @@ def test_it_finds_what_the_steps_find(ranker: Ranker, seen: bool, length: int) -
         assert seen or not set(at[np.isfinite(found)]) & set(history)
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_models_of_any_depth_are_answered_in_one_step(blocks: int) -> None:
+    torch.manual_seed(blocks)
+    model = SequentialRecommender(60, Recipe(dimension=16, heads=2, blocks=blocks, length=9)).eval()
+    table, history = model.output_table.detach().numpy(), [4, 9, 4, 31]
+    found, at = OneStep(model, table)(history, 60, True)
+    scores = table @ model.encode([history])[0].detach().numpy()
+    assert np.allclose(found, scores[at], atol=1e-5) and sorted(at) == list(range(60))
+
+
+def test_a_graph_that_is_not_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(dimension=16, heads=2, blocks=1, length=9)
+    model, other = (SequentialRecommender(60, recipe).eval() for _ in range(2))
+    monkeypatch.setattr(one_step, "lone_graph", lambda _, table: lone_graph(other, table))
+    with pytest.raises(RecsysError, match="off by"):
+        OneStep(model, model.output_table.detach().numpy())
+
+
 def test_another_index_is_asked_for_every_request(ranker: Ranker) -> None:
     assert ranker.searched_by(ranker.index).one_step is None
 
 
-def test_a_table_that_is_no_numbers_is_left_to_what_tells_of_it(ranker: Ranker) -> None:
-    table = ranker.index.table.copy()
-    assert one_step_of(ranker.encode, ExactIndex(table), 0.0) is not None
+def test_a_table_that_is_no_numbers_is_left_to_what_tells_of_it(
+    ranker: Ranker, artifact: Path
+) -> None:
+    model, table = load_model(artifact).model.folded(), ranker.index.table.copy()
+    assert one_step_of(model, ranker.encode, ExactIndex(table)) is not None
     table[3] = np.nan
-    assert one_step_of(ranker.encode, ExactIndex(table), 0.0) is None
+    assert one_step_of(model, ranker.encode, ExactIndex(table)) is None
