@@ -95,6 +95,13 @@ def compare(environment: Environment, trial: Trial, now: float | None = None) ->
     return found
 
 
+def stray_clicks(environment: Environment, trial: Trial) -> int:
+    """How many recorded clicks are of requests that the trial has not seen: they count nowhere."""
+    requests = _read(trials.requests_file(environment, trial), REQUEST)
+    clicks = _read(trials.outcomes_file(environment, trial), CLICK)
+    return clicks.join(requests, on="id", how="anti").height
+
+
 def verdict(found: list[Compared]) -> str:
     """`PROMOTE`, `ABORT` or `OPEN`."""
     findings = {each.finding for each in found}

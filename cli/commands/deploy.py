@@ -78,7 +78,8 @@ def deploy(
 
     With --canary the new version answers a share of the users, always the same ones, while errors,
     slow answers and clicks of it and of the one of its kind in production are compared until it is
-    shown no worse, and promoted, or worse, and taken back. Ctrl-C leaves it at its share; the same command watches on.
+    shown no worse, and promoted, or worse, and taken back. Ctrl-C leaves it at its share; the same
+    command watches on.
 
     With --edge FILE is written, which `python FILE` serves without torch and TorchServe; it appears
     once it has given the model's own answers here. Nothing that serves is changed.

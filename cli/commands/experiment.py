@@ -27,14 +27,15 @@ def show(app: Application, name: str | None, environment: str, as_json: bool) ->
     from dataclasses import asdict
 
     from cli import trials
-    from cli.experiment import compare, verdict
+    from cli.experiment import compare, stray_clicks, verdict
 
     target = app.environment(environment)
     trial = trials.find(target, name)
-    found = compare(target, trial)
+    found, strays = compare(target, trial), stray_clicks(target, trial)
     if as_json:
         app.show_json(asdict(trial) | {"rates": [asdict(each) for each in found],
-                                       "verdict": verdict(found)})  # fmt: skip
+                                       "verdict": verdict(found),
+                                       "stray_clicks": strays})  # fmt: skip
         return
     click.echo(
         f"{trial.name}: {trial.model} for {trial.channel} with {trial.sharing} against "
@@ -53,6 +54,11 @@ def show(app: Application, name: str | None, environment: str, as_json: bool) ->
             for each in found
         ],
     )
+    if strays:
+        click.echo(
+            f"Recorded clicks that count nowhere, since the trial saw no such request: {strays:,}. "
+            "Record the header X-Request-Id of the answer."
+        )
 
 
 @experiment.command(name="list")

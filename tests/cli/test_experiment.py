@@ -219,6 +219,9 @@ def test_clicks_are_recorded_for_the_trial_that_is_on(environment, trial, capsys
     assert ends(capsys, "experiment", "record", "r1", "r2")[0] == 0
     lines = trials.outcomes_file(environment, trial).read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["r1", "r2"]
+    # Nobody asked under these ids.
+    assert json.loads(ends(capsys, "experiment", "show", "--json")[1])["stray_clicks"] == 2
+    assert "no such request: 2." in ends(capsys, "experiment", "show")[1]
     trials.end(environment, trial, "promoted")
     code, _, error = ends(capsys, "experiment", "record", "r3")
     assert code == 1 and "No trial is on" in error
