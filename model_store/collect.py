@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from model_store import residency
 from model_store.channels import CHANNELS, read_moves, stack
+from model_store.errors import StoreError
 from model_store.holds import collection, read_holds
 from model_store.manifest import SHA256, Manifest, parents_of
 from model_store.objects import Entry
@@ -59,8 +60,8 @@ def collect(
     Raises
     ------
     StoreError
-        Another collection is at work, or a manifest or channel cannot be read: what it needs is not
-        known then, so nothing is removed.
+        Another collection is at work, or a manifest or channel cannot be read, or a manifest is gone
+        that a channel points to: what it needs is not known then, so nothing is removed.
     """
     objects = store.objects
     with ExitStack() as cleanup:
@@ -69,13 +70,17 @@ def collect(
             now = cleanup.enter_context(collection(objects, break_lock=break_lock)).modified
         # In this order: see `model_store.holds`.
         held = read_holds(objects)
-        pointed = {
-            model
-            for channel in CHANNELS
-            for model in stack(read_moves(objects, channel)[0])[-1 - rollbacks :]
-        }
+        stacks = {channel: stack(read_moves(objects, channel)[0]) for channel in CHANNELS}
+        pointed = {model for each in stacks.values() for model in each[-1 - rollbacks :]}
         entries = {digest_in(entry): entry for entry in manifests(objects)}
         models = {digest: store.manifest(digest) for digest in entries}
+        for channel, each in stacks.items():
+            if each and each[-1] not in models:
+                raise StoreError(
+                    f"Channel {channel!r} points to {each[-1]}, whose manifest is gone, so that "
+                    "nobody knows which files it needs: restore the store from a replica, or "
+                    "promote another model. Nothing was removed."
+                )
         blobs = {
             entry.key.removeprefix("blobs/"): entry
             for entry in objects.entries("blobs/")

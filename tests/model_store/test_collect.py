@@ -98,6 +98,21 @@ def test_what_cannot_be_read_stops_it_before_anything_goes(
     assert store.manifest(loose).files and store.objects.read(LOCK) is None
 
 
+def test_files_of_a_model_that_a_channel_lost_are_not_taken_for_garbage(
+    tmp_path: Path, make_model: Make, keys: Keyring
+) -> None:
+    store = Store(FolderObjects(tmp_path / "store"), keys)
+    lost, other = (put(store, make_model, text) for text in ("lost", "other"))
+    store.move_channel("production", lost)
+    manifest = tmp_path / "store" / "manifests" / f"{lost[7:]}.json"
+    kept = manifest.rename(tmp_path / "kept")
+    with pytest.raises(StoreError, match=f"'production' points to {lost}, whose manifest is gone"):
+        collect(store, keep=AT_ONCE)
+    kept.rename(manifest)
+    assert collect(store, keep=AT_ONCE).models == (other,)
+    assert store.get("production", tmp_path / "back").is_dir()
+
+
 def test_a_clock_that_was_put_back_keeps_more_not_less(
     tmp_path: Path, make_model: Make, keys: Keyring
 ) -> None:
