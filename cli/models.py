@@ -112,11 +112,12 @@ def rollback(environment: Environment, channel: str) -> tuple[str, str]:
 def verify(
     environment: Environment, references: tuple[str, ...], progress: Progress
 ) -> list[Checked]:
-    """Check some models, or all of the store."""
+    """Check some models, or all that the store has or a channel points to."""
     store = environment_store(environment)
-    digests = [store.resolve(reference) for reference in references] or [
-        digest_in(entry) for entry in manifests(store.objects)
-    ]
+    digests = [store.resolve(reference) for reference in references]
+    if not digests:
+        stored = {digest_in(entry) for entry in manifests(store.objects)}
+        digests = sorted(stored | set(store.channels().values()))
     return check(store, digests, progress)
 
 

@@ -159,6 +159,15 @@ def test_verify_names_what_is_not_whole(models, capsys, environment) -> None:
     assert ends(capsys, "models", "verify", models[0])[0] == 0
 
 
+def test_verify_misses_a_model_that_a_channel_points_to(models, capsys, environment) -> None:
+    asks(capsys, "promote", models[0], "production")
+    (Path(environment.model_store_address) / "manifests" / f"{models[0][7:]}.json").unlink()
+    code, text, _ = ends(capsys, "models", "verify", "--json")
+    problems = {found["model"]: found["problem"] for found in json.loads(text)}
+    assert code == 1 and problems[models[1]] is None
+    assert "There is no model" in problems[models[0]]
+
+
 def test_what_nobody_signed_is_loaded_only_once_it_is_signed(
     models, capsys, environment, tmp_path
 ) -> None:
