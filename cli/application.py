@@ -91,7 +91,6 @@ class Application:
     def show_table(self, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
         """Print a table for people; outside a terminal it is as wide as its content."""
         from rich import box
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -100,16 +99,11 @@ class Application:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*[Text(str(cell)) for cell in row])
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = 1000  # a table takes only what it needs, and no cell is folded
-        console.print(table)
+        _console().print(table)
 
     def show_tree(self, tree: Tree) -> None:
-        """Print a tree for people."""
-        from rich.console import Console
-
-        Console(highlight=False, soft_wrap=True).print(tree)
+        """Print a tree for people; lines fold at the edge of a terminal, and nowhere else."""
+        _console().print(tree)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
@@ -148,3 +142,13 @@ class Application:
                 self.say(f"{label}: {text}")
 
         return advance
+
+
+def _console() -> Console:
+    """Standard output for tables and trees, which take only as much of the width as they need."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # nothing is folded
+    return console

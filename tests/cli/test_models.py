@@ -207,6 +207,14 @@ def test_lineage_is_a_tree_a_picture_and_data(models, capsys, tmp_path) -> None:
     assert "<svg" in svg and f"model {models[0][7:19]}" in svg
 
 
+def test_a_lineage_in_a_pipe_is_told_to_its_end(capsys, environment, tmp_path) -> None:
+    address = f"s3://shop/{'events/' * 20}part.parquet"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.safetensors").write_text("w")
+    store_model(environment, tmp_path / "model", {"data": {"address": address}})
+    assert f"of {address}\n" in ends(capsys, "models", "lineage")[1]
+
+
 def test_gc_tells_what_goes_and_removes_it(models, capsys, environment) -> None:
     asks(capsys, "promote", models[0], "production")
     assert asks(capsys, "gc")["models"] == []
