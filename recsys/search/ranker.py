@@ -109,7 +109,11 @@ class SearchModel:
         return np.column_stack([*scaled, (self.vectors @ self.query_vector(query)).numpy()])
 
     def search(self, query: str, k: int = 10) -> list[Found]:
-        """The `k` best items, the best first; of equal ones, the first in the catalogue."""
+        """The `k` best items, the best first; of equal ones, the first in the catalogue.
+
+        Fewer, or none, where no signal speaks for more: without that the rest of the catalogue would
+        follow in its own order.
+        """
         signals = self.signals(query)
         scores = signals @ np.array(list(self.weights.values()), np.float32)
         best = np.argsort(-scores, kind="stable")[:k]
@@ -119,7 +123,7 @@ class SearchModel:
                 float(scores[item]),
                 dict(zip(self.weights, signals[item].tolist(), strict=True)),
             )
-            for item in best
+            for item in best[scores[best] != 0]
         ]
 
     def candidates(self, query: str, judged: Mapping[str, float]) -> Candidates:

@@ -40,6 +40,14 @@ def test_more_items_than_there_are_gives_them_all(model: SearchModel) -> None:
     assert len(model.search("kettle", k=1000)) == len(model.docs.items)
 
 
+def test_what_no_signal_speaks_for_is_not_found(model: SearchModel) -> None:
+    weights = {"lexical": 0.7, "title": 0.3, "semantic": 0.0}
+    by_words = SearchModel(model.docs, model.towers, model.vectors, weights)
+    assert by_words.search("zzzzqqq") == []
+    found = {hit.item for hit in by_words.search("kettle", k=1000)}
+    assert 0 < len(found) < len(model.docs.items)
+
+
 def test_a_query_without_a_word_is_named(model: SearchModel) -> None:
     with pytest.raises(RecsysError, match="'\\?!' has no word"):
         model.search("?!")
