@@ -108,8 +108,10 @@ def train(
         There are no generated impressions, or the recipe has a wrong field: exit code 2.
     """
     address = _address(environment, name, data)
+    # What the lineage tells: the generated shop is the same wherever it lies.
+    told = judgments
     if name == "search" and data == learning.SYNTHETIC:
-        judgments = judgments or address
+        judgments, told = judgments or address, judgments or data
     task = task_of(name, judgments)
     recipe = task.recipe(**checked_fields(task.recipe, changes))
     start = time.monotonic()
@@ -127,7 +129,7 @@ def train(
             "rows": len(log),
         }
         | ({"dropped": report.dropped} if report else {})
-        | ({"judgments": judgments} if judgments else {}),
+        | ({"judgments": told} if told else {}),
         "recipe": asdict(recipe),
         "stages": [{"stage": f"train {name}"}],
         "metrics": metrics,

@@ -81,6 +81,9 @@ def test_a_search_model_of_the_generated_shop_is_stored(home, capsys) -> None:
     digest = json.loads(out)["digest"]
     folder = stored(home, digest)
     model = load_search(folder)
+    # No place of this machine: the same model has the same digest wherever it is trained.
+    store = environment_store(Environment.load("local", home / "home"))
+    assert str(home) not in json.dumps(store.manifest(json.loads(out)["digest"]).lineage)
     assert model.towers.recipe.epochs == 1
     # The shop's judged queries have set them.
     assert model.weights != DEFAULT_WEIGHTS
