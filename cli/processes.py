@@ -116,7 +116,7 @@ class Supervisor:
         CommandError
             A port that one of them needs is taken.
         """
-        self._end_strays()
+        self._end(self.strays())
         alive = self.alive()
         missing = [part for part in parts if part.name not in alive]
         for part in missing:
@@ -290,17 +290,17 @@ class Supervisor:
                 continue
         return found
 
-    def _end_strays(self) -> None:
-        """End nginx's workers whose main process was killed: they would hold its port for ever.
+    def strays(self) -> list[psutil.Process]:
+        """nginx's workers whose main process was killed: they serve on, and hold its port for ever.
 
         What else has lost its parent, such as an app of Flower, ends by itself.
         """
         pid = self._pid()
         if pid is None or not psutil.pid_exists(pid):
-            return
+            return []
         kept = {child.pid for child in psutil.Process(pid).children(recursive=True)}
-        strays = [process for process in self.survivors() if process.info["name"] == "nginx"]
-        self._end([process for process in strays if process.pid not in kept])
+        proxies = [process for process in self.survivors() if process.info["name"] == "nginx"]
+        return [process for process in proxies if process.pid not in kept]
 
     def _end_survivors(self) -> None:
         self._end(self.survivors())

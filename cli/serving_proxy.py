@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.environment import Environment
-from cli.errors import CommandError
+from cli.errors import CommandError, ServingError
 from cli.files import write_text
 from cli.nginx import nginx_command, reload_nginx
+from cli.processes import Supervisor
 from infra.serving_proxy import (
     FINGERPRINT_PATH,
     LEAVING,
@@ -61,7 +63,14 @@ def apply(environment: Environment, proxy: ServingProxy, pid: int) -> list[psuti
     ------
     CommandError
         It works by another one still.
+    ServingError
+        Its main process was killed, and its workers go on by another one whoever is told.
     """
+    if _is_orphaned(environment):
+        raise ServingError(
+            "The main process of the proxy was killed, and its workers serve on as they did: "
+            "hybrid up, then the same command again."
+        )
     _write(environment, proxy)
     wanted = fingerprint(proxy)
     if loaded(environment) == wanted:
@@ -79,8 +88,14 @@ def apply(environment: Environment, proxy: ServingProxy, pid: int) -> list[psuti
 
 
 def loaded(environment: Environment) -> str | None:
-    """Fingerprint of the configuration that nginx works by; None where none answers."""
+    """Fingerprint of the configuration that nginx works by.
+
+    None where none answers, or only workers that have lost their main process.
+    """
     import httpx
+
+    if _is_orphaned(environment):
+        return None
 
     url = f"http://{LOOPBACK}:{environment.settings.ports.torchserve.public}{FINGERPRINT_PATH}"
     try:
@@ -93,6 +108,18 @@ def loaded(environment: Environment) -> str | None:
 def working_folder(environment: Environment) -> Path:
     """Of nginx, whose workers look for `LEAVING` there; the folders above may be closed to them."""
     return _folder(environment) / "working"
+
+
+def _is_orphaned(environment: Environment) -> bool:
+    """Whether users are answered by workers that nobody can tell anything any more."""
+    import psutil
+
+    folder = working_folder(environment)
+    for process in Supervisor(environment.folder).strays():
+        with suppress(psutil.Error):  # it has just ended
+            if Path(process.cwd()) == folder:
+                return True
+    return False
 
 
 def _write(environment: Environment, proxy: ServingProxy) -> Path:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
 from cli import nginx as nginx_module
 from cli import serving_proxy
 from cli.environment import Environment
+from cli.errors import ServingError
 from cli.nginx import nginx_program
 from infra.serving_proxy import LEAVING, ServingProxy, fingerprint
 from stacks.settings import SHIPPED, load_settings
@@ -93,3 +96,23 @@ def test_connections_are_kept_again_after_a_command_that_was_killed_before_its_r
     before = connection_after()
     serving_proxy.apply(environment, proxy, nginx)
     assert [before, connection_after()] == ["close", "keep-alive"]
+
+
+def test_workers_whose_main_process_was_killed_are_not_taken_for_the_proxy(
+    environment, proxy, nginx, connection_after
+) -> None:
+    """They divide users as before, whatever the configuration says by then."""
+    (environment.folder / "supervisord.pid").write_text(str(os.getpid()))
+    (worker,) = psutil.Process(nginx).children()
+    assert serving_proxy.loaded(environment) == fingerprint(proxy)
+    psutil.Process(nginx).kill()
+    os.waitpid(nginx, 0)
+    try:
+        assert connection_after() == "keep-alive"  # who did not know would call it alive
+        assert serving_proxy.loaded(environment) is None
+        with pytest.raises(ServingError, match="The main process of the proxy was killed"):
+            serving_proxy.apply(environment, replace(proxy, burst=7), nginx)
+    finally:
+        worker.terminate()
+        worker.wait(timeout=10)
+    assert serving_proxy.loaded(environment) is None
