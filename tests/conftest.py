@@ -21,6 +21,12 @@ settings.register_profile("hybrid", deadline=None)
 settings.load_profile("hybrid")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: while one waits for a server, another one works."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the journeys begin first: they take longest, and other files can go beside them."""
     items.sort(key=lambda item: "journeys" not in item.path.parts)
