@@ -52,6 +52,15 @@ ITEMS = [f"item-{number}" for number in range(30)]
 USERS = [f"user-{number}" for number in range(40)]
 
 
+# nginx notes each request once it has answered it, and the shadow's once that has answered too.
+once_noted = retry(
+    retry=retry_if_exception_type(AssertionError),
+    stop=stop_after_delay(20),
+    wait=wait_fixed(0.1),
+    reraise=True,
+)
+
+
 def quietly(done: int, total: int, text: str) -> None:
     pass
 
@@ -309,13 +318,7 @@ def test_a_shadow_is_asked_what_users_ask_and_answers_nobody(service, old, new) 
     event = {"user": "user-3", "events": [{"item": "item-4"}]}
     assert httpx.post(service.url, json=event, headers=headers).json()["stored"] == 1
 
-    # nginx may answer before the shadow has, and notes each once it is done.
-    @retry(
-        retry=retry_if_exception_type(AssertionError),
-        stop=stop_after_delay(20),
-        wait=wait_fixed(0.1),
-        reraise=True,
-    )
+    @once_noted
     def all_copied() -> None:
         errors = compare(service.environment, trial)[0]
         for version in (errors.production, errors.canary):
@@ -528,10 +531,15 @@ def test_a_search_model_is_tried_beside_the_one_that_searches(service, old) -> N
     answers = [httpx.post(url, json={"query": "kettle"}) for _ in range(5)]
     assert len({answer.json()["model"] for answer in answers}) == 1
     clicked = trials.record_clicks(environment, (answers[0].headers["X-Request-Id"],))
-    errors, _, clicks = compare(environment, clicked, now=time.time() + 61)
-    for each in (errors, clicks):
-        assert each.production.requests + each.canary.requests == len(USERS) + 5
-    assert clicks.production.rate + clicks.canary.rate > 0 == errors.canary.rate
+
+    @once_noted
+    def all_counted() -> None:
+        errors, _, clicks = compare(environment, clicked, now=time.time() + 61)
+        for each in (errors, clicks):
+            assert each.production.requests + each.canary.requests == len(USERS) + 5
+        assert clicks.production.rate + clicks.canary.rate > 0 == errors.canary.rate
+
+    all_counted()
 
     with pytest.raises(CommandError, match="is on trial for production-search with 50 % of users"):
         production.roll_back(environment, "search")
