@@ -166,7 +166,7 @@ def restore(
             introduce(store, digest, client=client, folder=folder, progress=report)
             client.set_default(digest)
         except BaseException:
-            _withdraw(client, digest, current)
+            _withdraw(client, folder, digest, current)
             raise
     before = stack(store.history(channel))[-2:-1]
     retire(client, folder, keep={digest, canary, *before})

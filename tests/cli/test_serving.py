@@ -385,13 +385,30 @@ def test_sigterm_ends_all_processes(server: TorchServe, first: str) -> None:
     server.start()
 
 
-def test_an_empty_store_has_nothing_to_restore(tmp_path: Path) -> None:
-    class Idle(ServingClient):
-        def serving(self) -> None:
-            return None
+class Idle(ServingClient):
+    """Of a TorchServe that serves nothing."""
 
-    client = Idle("http://127.0.0.1:1", "http://127.0.0.1:1")
-    assert restore(open_store(str(tmp_path)), client=client, folder=tmp_path) is None
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1", "http://127.0.0.1:1")
+
+    def serving(self) -> None:
+        return None
+
+
+def test_an_empty_store_has_nothing_to_restore(tmp_path: Path) -> None:
+    assert restore(open_store(str(tmp_path)), client=Idle(), folder=tmp_path) is None
+
+
+def test_a_damaged_model_in_production_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    digest = store.put(write_rating(tmp_path / "model", 1), lineage={})
+    store.move_channel("production", digest)
+    (weights,) = (f for f in store.manifest(digest).files if f.name == "weights.safetensors")
+    (blob,) = (tmp_path / "store").rglob(weights.sha256)
+    blob.write_bytes(b"other")
+    with pytest.raises(StoreError, match="weights.safetensors"):
+        restore(store, client=Idle(), folder=tmp_path / "torchserve")
+    assert not list((tmp_path / "torchserve").rglob("*"))
 
 
 def test_without_java_one_sentence_says_what_to_do(
