@@ -78,6 +78,7 @@ def promote(environment: Environment, progress: Progress) -> Deployed:
             f"Channel {trial.channel} moved to {short_digest(found)} since the trial began, which "
             f"compared with {short_digest(trial.baseline)}: hybrid deploy --abort, then begin anew."
         )
+    serving_proxy.require_main_process(environment)
     done = deployment.deploy(
         store,
         trial.model,
@@ -94,6 +95,7 @@ def abort(environment: Environment, progress: Progress) -> Trial:
     """Bring all users back to the version in production, at once; then unload the other one."""
     trial = _trial(environment)
     progress(0, 2, "bringing all users back")
+    serving_proxy.require_main_process(environment)
     try:
         leaving = _publish(environment, None, _proxy_pid(environment))
     except CommandError:

@@ -66,11 +66,7 @@ def apply(environment: Environment, proxy: ServingProxy, pid: int) -> list[psuti
     ServingError
         Its main process was killed, and its workers go on by another one whoever is told.
     """
-    if _is_orphaned(environment):
-        raise ServingError(
-            "The main process of the proxy was killed, and its workers serve on as they did: "
-            "hybrid up, then the same command again."
-        )
+    require_main_process(environment)
     _write(environment, proxy)
     wanted = fingerprint(proxy)
     if loaded(environment) == wanted:
@@ -85,6 +81,21 @@ def apply(environment: Environment, proxy: ServingProxy, pid: int) -> list[psuti
     if loaded(environment) != wanted:
         raise CommandError(f"The proxy refuses its new configuration: read hybrid logs {PART}.")
     return old
+
+
+def require_main_process(environment: Environment) -> None:
+    """Refuse to change what users are served by workers that nobody can tell.
+
+    Raises
+    ------
+    ServingError
+        The proxy's main process was killed; supervisord may be about to start another.
+    """
+    if _is_orphaned(environment):
+        raise ServingError(
+            "The main process of the proxy was killed, and its workers serve on as they did: "
+            "hybrid up, then the same command again."
+        )
 
 
 def loaded(environment: Environment) -> str | None:

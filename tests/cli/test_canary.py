@@ -190,6 +190,9 @@ def test_after_kills_of_both_servers_up_serves_the_same_share_again(service, old
     proxy.kill()
     proxy.wait(timeout=10)  # until it has ended the worker is still its child
     assert canary.state(service.environment)["problem"] == "the proxy does not answer"
+    # Its worker still sends users to the version that this would unload.
+    with pytest.raises(ServingError, match="The main process of the proxy was killed"):
+        canary.abort(service.environment, quietly)
     assert set(service.up()) == {old, new}
     # It went on without its main process, and would have kept the port from the next one.
     assert not worker.is_running()
