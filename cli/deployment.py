@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from model_store.store import Store
 
 UNTOUCHED = "what served before serves on."
+# Of a model that is being deployed, in TorchServe's folder.
+INCOMING = "incoming-"
 Progress = Callable[[int, int, str], None]
 
 
@@ -201,7 +204,10 @@ def introduce(
     from handlers.archive import build_archive
     from handlers.kinds import kind_in
 
-    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-") as private:
+    # What a killed deployment has left is as large as a model.
+    for left in folder.glob(f"{INCOMING}*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=INCOMING, dir=folder) as private:
         report(0, 5, "fetching the model and building its archive")
         artifact = store.get(digest, Path(private) / "artifact")
         if (kind := kind_in(artifact).name) != client.kind:

@@ -399,16 +399,15 @@ def test_an_empty_store_has_nothing_to_restore(tmp_path: Path) -> None:
     assert restore(open_store(str(tmp_path)), client=Idle(), folder=tmp_path) is None
 
 
-def test_a_damaged_model_in_production_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_model_in_production_that_is_refused_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     digest = store.put(write_rating(tmp_path / "model", 1), lineage={})
     store.move_channel("production", digest)
-    (weights,) = (f for f in store.manifest(digest).files if f.name == "weights.safetensors")
-    (blob,) = (tmp_path / "store").rglob(weights.sha256)
-    blob.write_bytes(b"other")
-    with pytest.raises(StoreError, match="weights.safetensors"):
-        restore(store, client=Idle(), folder=tmp_path / "torchserve")
-    assert not list((tmp_path / "torchserve").rglob("*"))
+    folder = tmp_path / "torchserve"
+    (folder / "incoming-of-a-killed-one" / "artifact").mkdir(parents=True)
+    with pytest.raises(StoreError, match=f"{digest} is refused: there are no keys"):
+        restore(store, client=Idle(), folder=folder)
+    assert not list(folder.rglob("*"))
 
 
 def test_without_java_one_sentence_says_what_to_do(
