@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=archive.name, description="Answers with recommendations.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (8080)")
-    parser.add_argument("--request-bytes", type=int, default=1_000_000, help="largest body (1 MB)")
+    parser.add_argument("--request-bytes", type=_size, default=1_000_000, help="largest body (1 MB)")
     parser.add_argument("--histories", type=Path, help="histories of the site's users")
     parser.add_argument("--ledger", type=Path, help="counts what of each user the cloud is told")
     parser.add_argument("--share-nothing", action="store_true", help="tell the cloud nothing")
@@ -246,6 +246,13 @@ def main() -> None:
         timeout_graceful_shutdown=5,
     )
     uvicorn.Server(configuration).run(sockets=[listening])
+
+
+def _size(text: str) -> int:
+    size = int(text)
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of bytes: give one from 1 on")
+    return size
 
 
 def _problem(status: int, sentence: str) -> tuple[int, bytes]:
