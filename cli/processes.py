@@ -156,6 +156,8 @@ class Supervisor:
         """End every server and supervisord itself; those that outlived it too."""
         pid = self._pid()
         if self._answers():
+            # At once: `shutdown` ends one after another, and a server waits for its clients' end.
+            self._call("stopAllProcesses")
             self._call("shutdown")
         if pid is not None:
             try:

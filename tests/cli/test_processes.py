@@ -21,6 +21,18 @@ LISTEN = (
     "time.sleep(600)"
 )
 
+# When it is told to end, it waits until its client has.
+SERVER = (
+    "import signal, socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); "
+    "c = s.accept()[0]; "
+    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(c.recv(1) or print('ended well'))); "
+    "print('has a client', flush=True); signal.pause()"
+)
+CLIENT = (
+    "import signal, socket, sys; server = '127.0.0.1', int(sys.argv[1]); "
+    "c = next(c for c in iter(socket.socket, None) if not c.connect_ex(server)); signal.pause()"
+)
+
 
 @pytest.fixture
 def supervisor(tmp_path):
@@ -103,6 +115,18 @@ def test_stop_leaves_no_process_and_no_port(supervisor, port):
     assert supervisor.survivors() == []
     assert not connects(port)
     assert supervisor.states() == []
+
+
+def test_a_server_that_waits_for_its_client_and_that_client_are_stopped_together(supervisor, port):
+    log = supervisor.log("server")
+    bring_up(
+        supervisor,
+        Part("client", [sys.executable, "-c", CLIENT, str(port)], {}, lambda: True, {}),
+        Part("server", [sys.executable, "-c", SERVER, str(port)], {},
+             lambda: log.exists() and "has a client" in log.read_text(), {}),
+    )  # fmt: skip
+    supervisor.stop()
+    assert log.read_text().endswith("ended well\n")
 
 
 def test_servers_that_outlived_a_killed_supervisord_are_replaced(supervisor, port):
