@@ -13,7 +13,7 @@ from handlers.errors import BadRequest, UnknownItem
 from handlers.requests import MOST_ITEMS, RecommendRequest, SimilarRequest, VectorRequest, Where
 from handlers.stopwatch import Stopwatch
 from recsys.diversity import diversified
-from recsys.exact import barred, best_of, parts_of
+from recsys.exact import barred, best_of, item_parts
 from recsys.filters import Attributes, ItemFilters
 from recsys.portable import is_portable, open_portable
 from recsys.ranking import Ranker
@@ -287,7 +287,7 @@ class Recommender:
 
     def _parts(self) -> Iterator[np.ndarray]:
         """float[some, d]: all items' vectors, in order."""
-        return parts_of(self.runtime.index, len(self.items))
+        return map(self.runtime.index.rows, item_parts(len(self.items)))
 
 
 def _candidates(request: RecommendRequest) -> int:

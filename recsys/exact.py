@@ -57,10 +57,10 @@ class ExactIndex:
         return self.table[items]
 
 
-def parts_of(index: Index, items: int) -> Iterator[np.ndarray]:
-    """float[up to PART, d]: the vectors of all items of an index, in order."""
+def item_parts(items: int) -> Iterator[np.ndarray]:
+    """int64[up to PART]: all items, in order, as many at a time as vectors are made of at once."""
     for start in range(0, items, PART):
-        yield index.rows(np.arange(start, min(start + PART, items)))
+        yield np.arange(start, min(start + PART, items))
 
 
 def best_of(scores: np.ndarray, k: int) -> Found:

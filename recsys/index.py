@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from recsys.accelerate.quantise import LARGEST, QuantisedTable, int8_product
 from recsys.errors import RecsysError
-from recsys.exact import ExactIndex, Found, Index, barred, best_of, parts_of
+from recsys.exact import ExactIndex, Found, Index, barred, best_of, item_parts
 from recsys.files import write_atomically
 
 # Up to here the exact product takes about a millisecond, which no approximation is worth.
@@ -313,14 +312,14 @@ class CosineIndex:
 
     def __init__(self, index: Index, norms: np.ndarray) -> None:
         self._rows, self._norms = index.rows, norms
-        largest = max(np.abs(unit).max() for unit in _units(index, norms))
+        largest = max(np.abs(self._unit(part)).max() for part in item_parts(len(norms)))
         self._scale = np.float32(LARGEST / largest)
         width = self._rows(np.zeros(1, dtype=np.int64)).shape[1]
         self._codes = faiss.IndexScalarQuantizer(
             width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
         )
-        for unit in _units(index, norms):
-            self._codes.add(np.rint(unit * self._scale))
+        for part in item_parts(len(norms)):
+            self._codes.add(np.rint(self._unit(part) * self._scale))
 
     def search(self, items: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         """Cosines float[B, k] and items int64[B, k] nearest to int64[B] items, the best first.
@@ -344,14 +343,6 @@ class CosineIndex:
     def _unit(self, items: np.ndarray) -> np.ndarray:
         """float[..., d] unit vectors of int64[...] items."""
         return self._rows(items) / self._norms[items][..., None]
-
-
-def _units(index: Index, norms: np.ndarray) -> Iterator[np.ndarray]:
-    """float[some, d]: all items' unit vectors, in order."""
-    start = 0
-    for rows in parts_of(index, len(norms)):
-        yield rows / norms[start : start + len(rows), None]
-        start += len(rows)
 
 
 def _score_space(table: Tensor, states: Tensor) -> tuple[np.ndarray, np.ndarray]:
