@@ -249,7 +249,10 @@ def main() -> None:
 
 
 def _size(text: str) -> int:
-    size = int(text)
+    try:
+        size = int(text)
+    except ValueError:
+        size = 0
     if size < 1:
         raise argparse.ArgumentTypeError(f"{text} is no number of bytes: give one from 1 on")
     return size

@@ -162,10 +162,12 @@ def test_a_damaged_archive_or_a_port_in_use_ends_with_one_sentence(
             assert told in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_no_body_can_be_of_less_than_a_byte(bundle: Path) -> None:
-    command = [sys.executable, "-I", bundle, "--request-bytes", "-1"]
+@pytest.mark.parametrize("limit", ["-1", "much"])
+def test_no_body_can_be_of_less_than_a_byte(bundle: Path, limit: str) -> None:
+    command = [sys.executable, "-I", bundle, "--request-bytes", limit]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "-1 is no number of bytes: give one from 1 on" in done.stderr
+    told = f"{limit} is no number of bytes: give one from 1 on"
+    assert done.returncode == 2 and told in done.stderr
 
 
 def test_a_bundle_of_another_model_fails_its_check(
